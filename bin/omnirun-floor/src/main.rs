@@ -1,0 +1,2 @@
+//! omnirun-floor
+fn main() {}

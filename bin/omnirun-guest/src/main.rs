@@ -1,0 +1,2 @@
+//! omnirun-guest
+fn main() {}

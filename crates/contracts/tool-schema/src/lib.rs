@@ -1,0 +1,1 @@
+//! omnirun-tool-schema

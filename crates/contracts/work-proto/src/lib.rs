@@ -1,0 +1,1 @@
+//! omnirun-work-proto

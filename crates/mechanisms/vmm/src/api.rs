@@ -1,0 +1,229 @@
+//! The contract between sandboxes and a VMM driver.
+
+use async_trait::async_trait;
+use omnirun_ids::SandboxId;
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::net::UnixStream;
+
+/// The byte stream to the guest agent. Both drivers give a Unix socket (QEMU: the chardev of the virtio-serial port;
+/// Firecracker: its vsock socket after `CONNECT`).
+pub type ChannelStream = UnixStream;
+
+/// Which VMM this is; part of a snapshot's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmFacts {
+    /// `qemu` or `firecracker`.
+    pub driver: &'static str,
+    /// The VMM's own version, whole.
+    pub version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: &'static str,
+    /// Model and features of the virtual CPU, as far as they decide whether a snapshot can be restored.
+    pub cpu: String,
+    /// How the VMM process is confined, in words for `doctor`.
+    pub confinement: String,
+}
+
+/// The size of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MachineSize {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+}
+
+/// Who a VMM process belongs to, and where it may put its sockets and logs.
+#[derive(Debug, Clone)]
+pub struct VmIdentity {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// A private folder of this VM, made by the owner (0700) and removed by it after the VM's end.
+    pub run_dir: PathBuf,
+}
+
+/// A cold boot.
+#[derive(Debug, Clone)]
+pub struct BootSpec {
+    /// Whose VM it is.
+    pub identity: VmIdentity,
+    /// The kernel (bzImage).
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// Appended to the driver's own kernel command line.
+    pub cmdline: String,
+    /// The base disk, attached read-only.
+    pub base: PathBuf,
+    /// vCPUs and memory.
+    pub size: MachineSize,
+}
+
+/// A clone.
+#[derive(Debug, Clone)]
+pub struct CloneSpec {
+    /// Whose VM it is.
+    pub identity: VmIdentity,
+    /// The base disk; the same file as at the boot that was snapshot.
+    pub base: PathBuf,
+    /// vCPUs and memory, as at the boot that was snapshot.
+    pub size: MachineSize,
+    /// Memory of the snapshot: a sealed memfd or a read-only file that nothing may write to. Mapped privately.
+    pub memory: Arc<OwnedFd>,
+    /// Device state of the snapshot, opened for reading.
+    pub state: Arc<OwnedFd>,
+}
+
+/// A session disk to attach.
+#[derive(Debug)]
+pub struct AttachDisk {
+    /// The raw image, opened for reading and writing.
+    pub file: OwnedFd,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// The files that [`Vm::snapshot`] writes.
+#[derive(Debug, Clone)]
+pub struct DeviceState {
+    /// Guest memory, sparse.
+    pub memory: PathBuf,
+    /// Everything else.
+    pub state: PathBuf,
+}
+
+/// How a VMM process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code, unless a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that did.
+    pub signal: Option<i32>,
+    /// The end of its standard error, for people. Bounded.
+    pub stderr_tail: String,
+}
+
+/// Why a VMM operation failed. Each variant names the step.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The VMM program is not there.
+    #[error("{program} was not found; install it with: {install}")]
+    Missing {
+        /// The program.
+        program: String,
+        /// The command that installs it.
+        install: &'static str,
+    },
+    /// The process could not be started.
+    #[error("cannot start {program}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that the VM needs could not be used.
+    #[error("cannot {step} {path}")]
+    File {
+        /// What was being done.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The VMM ended while it was being asked something.
+    #[error("the VMM ended during {step}: {tail}")]
+    Gone {
+        /// What was being done.
+        step: &'static str,
+        /// The end of its standard error.
+        tail: String,
+    },
+    /// The VMM refused.
+    #[error("the VMM refused {step}: {reason}")]
+    Refused {
+        /// What was being done.
+        step: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// The VMM did not answer in time.
+    #[error("the VMM did not finish {step} within {seconds} s")]
+    Timeout {
+        /// What was being done.
+        step: &'static str,
+        /// The bound.
+        seconds: u64,
+    },
+    /// Talking to the VMM failed.
+    #[error("cannot talk to the VMM during {step}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A VMM driver.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// What it is.
+    fn facts(&self) -> &VmmFacts;
+
+    /// Boots a machine, running.
+    async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError>;
+
+    /// Makes a clone of a snapshot, loaded and **paused**: nothing runs until [`Vm::resume`].
+    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError>;
+
+    /// Ends the VMM processes that a dead owner left behind, as its records name them, and waits for their exit.
+    /// Idempotent. Says in words what it ended.
+    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError>;
+}
+
+/// One machine. Dropping it kills the VMM process without waiting; [`Vm::kill`] then [`Vm::wait`] is the orderly way.
+#[async_trait]
+pub trait Vm: Send + Sync {
+    /// Process id of the VMM.
+    fn pid(&self) -> u32;
+
+    /// Connects to the guest agent's channel. A new connection replaces an earlier one.
+    async fn channel(&self) -> Result<ChannelStream, VmmError>;
+
+    /// Stops the virtual CPUs.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets the virtual CPUs run.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Writes memory and device state of a **paused** machine to the files, whole and fsynced.
+    async fn snapshot(&self, to: &DeviceState) -> Result<(), VmmError>;
+
+    /// Puts the session disk behind the machine's second drive, on a paused or running machine. The guest sees a
+    /// capacity change.
+    async fn attach_disk(&self, disk: AttachDisk) -> Result<(), VmmError>;
+
+    /// Kills the VMM process. Idempotent.
+    fn kill(&self);
+
+    /// Waits for the VMM process to end and reaps it; returns the same [`Exit`] ever after. Cancel-safe.
+    async fn wait(&self) -> Exit;
+
+    /// Proportional and private memory of the VMM process in bytes, from `/proc/PID/smaps_rollup`.
+    fn memory(&self) -> Result<(u64, u64), VmmError>;
+
+    /// The guest's console output so far, for people; bounded, guest data.
+    fn console_tail(&self) -> String;
+
+    /// A path that names the run folder in messages.
+    fn run_dir(&self) -> &Path;
+}

@@ -1,0 +1,1 @@
+//! omnirun-e2e
