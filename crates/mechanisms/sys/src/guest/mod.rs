@@ -1,0 +1,1 @@
+//! For PID 1 and its children inside a microVM.

@@ -1,0 +1,1 @@
+//! For programs on the host.
