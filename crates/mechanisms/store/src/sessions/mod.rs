@@ -1,0 +1,1 @@
+//! Sessions, leases and the call journal: tables and their queries.
