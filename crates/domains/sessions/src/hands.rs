@@ -64,9 +64,16 @@ pub enum HandsError {
         /// The session.
         session: String,
     },
-    /// The work was cancelled.
+    /// The work was cancelled before the tool began: nothing has run.
     #[error("the call was cancelled")]
     Cancelled,
+    /// The journal says that the result of this call has been posted already (and forgotten). There is nothing to run
+    /// and nothing to post.
+    #[error("call {call} has been answered already")]
+    Answered {
+        /// The call.
+        call: String,
+    },
     /// OmniRun's own failure: no image, no space, a VMM that does not start.
     #[error("{step}")]
     Failed {

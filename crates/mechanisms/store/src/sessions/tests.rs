@@ -64,7 +64,10 @@ fn ready(store: &Sessions, session: &str) -> Lease {
     let lease = store.lease(&SessionHash::of(&key)).unwrap().unwrap();
     store.create(&lease, &key, &new_session(), KEEP).unwrap();
     store
-        .make_disk::<StoreError>(&lease, |path| Ok(fs::write(path, b"disk").unwrap()))
+        .make_disk::<StoreError>(&lease, |path| {
+            fs::write(path, b"disk").unwrap();
+            Ok(())
+        })
         .unwrap();
     store.set_state(&lease, SessionState::Ready).unwrap();
     lease
