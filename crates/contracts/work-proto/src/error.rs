@@ -1,0 +1,100 @@
+//! Errors of the API: their body, and what a status means to a worker.
+
+use crate::work::CurrentState;
+use serde::{Deserialize, Serialize};
+
+/// The body of every 4xx and 5xx.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// Always `error`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// What went wrong.
+    #[serde(default)]
+    pub error: ApiError,
+    /// For Anthropic's support.
+    #[serde(default)]
+    pub request_id: Option<String>,
+}
+
+/// The error itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// `not_found_error` and the like.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// For people.
+    #[serde(default)]
+    pub message: String,
+    /// A stable cause, and what belongs to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<ErrorDetails>,
+}
+
+/// Details of an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetails {
+    /// A stable cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+    /// With a 412 on a heartbeat: what the item is really at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_state: Option<CurrentState>,
+}
+
+/// What a failed request means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Trying again may help: no answer at all, 408, 409, 429, any 5xx.
+    Transient,
+    /// The answer will not change: every other 4xx.
+    Permanent,
+}
+
+/// What a status means; `None` is no answer at all (a network error, a time limit, a body that cannot be read).
+pub fn verdict(status: Option<u16>) -> Verdict {
+    match status {
+        Some(408 | 409 | 429) => Verdict::Transient,
+        Some(400..=499) => Verdict::Permanent,
+        _ => Verdict::Transient,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_statuses() {
+        for permanent in [400, 401, 403, 404, 412, 413, 422] {
+            assert_eq!(verdict(Some(permanent)), Verdict::Permanent, "{permanent}");
+        }
+        for transient in [
+            None,
+            Some(408),
+            Some(409),
+            Some(429),
+            Some(500),
+            Some(503),
+            Some(529),
+        ] {
+            assert_eq!(verdict(transient), Verdict::Transient, "{transient:?}");
+        }
+    }
+
+    #[test]
+    fn a_412_tells_the_state() {
+        let body: ErrorBody = serde_json::from_str(
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"lease moved",
+            "details":{"error_code":"heartbeat_precondition_failed","current_state":{"state":"active",
+            "last_heartbeat":null,"lease_extended":false,"ttl_seconds":300}}},"request_id":"req_9"}"#,
+        )
+        .unwrap();
+        let state = body.error.details.unwrap().current_state.unwrap();
+        assert_eq!((state.last_heartbeat, state.ttl_seconds), (None, 300));
+        assert_eq!(
+            serde_json::from_str::<ErrorBody>("{}").unwrap(),
+            ErrorBody::default()
+        );
+    }
+}
