@@ -1,2 +1,162 @@
-//! omnirun-floor
-fn main() {}
+//! `omnirun-floor`: the least that an agent in a microVM can do, as PID 1 of an initramfs of its own. It exists to be
+//! measured: what `omnirun bench` calls a floor is this program on the same kernel, devices and channel, with a
+//! snapshot of its own. It has no protocol to speak of, no isolation and no error handling beyond ending the VM.
+//!
+//! ```text
+//!   ping    -> pong
+//!   mount   -> ok          mounts the session disk (second drive) and the overlay, and enters it
+//!   run     -> exit CODE   forks and executes `sh -c true`, waits
+//!   out N   -> N zero bytes, then ok
+//! ```
+
+use rustix::event::epoll;
+use rustix::mount::{MountFlags, mount};
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::fd::AsFd,
+    process::{Command, Stdio},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() {
+    if let Err(error) = serve() {
+        eprintln!("omnirun-floor: {error}");
+    }
+    // PID 1 ends: the kernel panics, the VM exits.
+}
+
+fn serve() -> Result<()> {
+    for (source, target, kind) in [
+        ("dev", "/dev", "devtmpfs"),
+        ("sys", "/sys", "sysfs"),
+        ("proc", "/proc", "proc"),
+    ] {
+        fs::create_dir_all(target)?;
+        // The kernel may have mounted /dev already.
+        let _ = mount(source, target, kind, MountFlags::empty(), None);
+    }
+    for module in fs::read_to_string("/modules.list").unwrap_or_default().lines() {
+        let image = fs::read(module.trim())?;
+        rustix::system::init_module(&image, c"")?;
+    }
+    for dir in ["/base", "/disk", "/root"] {
+        fs::create_dir_all(dir)?;
+    }
+    mount("/dev/vda", "/base", "erofs", MountFlags::RDONLY, None)?;
+    let mut port = open_port()?;
+    let uevents = uevents()?;
+    let mut line = Vec::new();
+    loop {
+        read_line(&mut port, &mut line)?;
+        match std::str::from_utf8(&line)?
+            .split_once(' ')
+            .unwrap_or((std::str::from_utf8(&line)?, ""))
+        {
+            ("ping", _) => port.file.write_all(b"pong\n")?,
+            ("mount", _) => {
+                enter_overlay(&uevents)?;
+                port.file.write_all(b"ok\n")?;
+            }
+            ("run", _) => {
+                let status = Command::new("/bin/sh")
+                    .args(["-c", "true"])
+                    .stdin(Stdio::null())
+                    .status()?;
+                port.file
+                    .write_all(format!("exit {}\n", status.code().unwrap_or(-1)).as_bytes())?;
+            }
+            ("out", count) => {
+                let out = Stdio::from(port.file.try_clone()?);
+                Command::new("/usr/bin/head")
+                    .args(["-c", count, "/dev/zero"])
+                    .stdout(out)
+                    .status()?;
+                port.file.write_all(b"ok\n")?;
+            }
+            _ => port.file.write_all(b"what\n")?,
+        }
+    }
+}
+
+struct Port {
+    file: File,
+    epoll: rustix::fd::OwnedFd,
+}
+
+/// Finds the port by its name, as `/sys/class/virtio-ports` has it.
+fn open_port() -> Result<Port> {
+    for entry in fs::read_dir("/sys/class/virtio-ports")? {
+        let entry = entry?;
+        if fs::read_to_string(entry.path().join("name"))?.trim() != "omnirun.agent" {
+            continue;
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(std::path::Path::new("/dev").join(entry.file_name()))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // Edge-triggered, since a port without a host reports a hang-up for ever.
+        let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &file, epoll::EventData::new_u64(0), events)?;
+        return Ok(Port { file, epoll });
+    }
+    Err("no port named omnirun.agent".into())
+}
+
+/// Reads up to the next line feed. A read of nothing means that no host is connected: wait for the next event.
+fn read_line(port: &mut Port, line: &mut Vec<u8>) -> Result<()> {
+    line.clear();
+    let mut buffer = [0; 256];
+    loop {
+        let n = port.file.read(&mut buffer)?;
+        if n == 0 {
+            let mut events = [epoll::Event {
+                flags: epoll::EventFlags::empty(),
+                data: epoll::EventData::new_u64(0),
+            }];
+            epoll::wait(&port.epoll, &mut events, None)?;
+        }
+        line.extend_from_slice(&buffer[..n]);
+        if line.last() == Some(&b'\n') {
+            line.pop();
+            return Ok(());
+        }
+    }
+}
+
+fn uevents() -> Result<rustix::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, bind, netlink, socket};
+    let fd = socket(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        Some(netlink::KOBJECT_UEVENT),
+    )?;
+    bind(&fd, &netlink::SocketAddrNetlink::new(0, 1))?;
+    Ok(fd)
+}
+
+/// Waits until the second drive has the size of a real disk, mounts it and the overlay, and makes that the root.
+fn enter_overlay(uevents: &impl AsFd) -> Result<()> {
+    // The placeholder that every clone starts with is smaller than any session disk: 64 MiB, in sectors of 512 bytes.
+    const SMALLEST: u64 = 64 << 11;
+    while fs::read_to_string("/sys/block/vdb/size")?.trim().parse::<u64>()? < SMALLEST {
+        let mut buffer = [0u8; 4096];
+        rustix::io::read(uevents, &mut buffer)?;
+    }
+    mount("/dev/vdb", "/disk", "ext4", MountFlags::empty(), None)?;
+    fs::create_dir_all("/disk/upper")?;
+    fs::create_dir_all("/disk/work")?;
+    mount(
+        "overlay",
+        "/root",
+        "overlay",
+        MountFlags::empty(),
+        Some(c"lowerdir=/base,upperdir=/disk/upper,workdir=/disk/work"),
+    )?;
+    mount("/dev", "/root/dev", "", MountFlags::BIND, None)?;
+    rustix::process::chroot("/root")?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
