@@ -1,1 +1,9 @@
 //! For programs on the host.
+//!
+//! ```text
+//!   spawn       a process with exactly the descriptors, identity and limits it is named
+//!   kvm_probe   runs a guest of a few instructions, to see whether a stock kernel could run
+//! ```
+
+pub mod kvm_probe;
+pub mod spawn;
