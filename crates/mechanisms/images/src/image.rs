@@ -13,6 +13,8 @@ pub struct Image {
     pub initramfs: PathBuf,
     /// The base disk: EROFS, read-only, shared by every VM of the template.
     pub base: PathBuf,
+    /// The archive with the kernel's modules, which is a part of the initramfs.
+    pub modules: PathBuf,
     /// Digest of [`kernel`](Self::kernel).
     pub kernel_digest: Digest,
     /// Digest of [`initramfs`](Self::initramfs).
