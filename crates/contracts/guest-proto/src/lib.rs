@@ -6,6 +6,8 @@
 //!   preface   magic, nonce, version offer -> magic, the nonce again, version      [preface]
 //!   frames    length, call, kind, channel, payload                                [frame]
 //!   calls     Request -> (Data, Credit, Eof, Cancel)* -> Reply                     [message]
+//!
+//!   state of a connection, as each end sees it, without I/O                        [host], [guest]
 //! ```
 //!
 //! The host opens every call and numbers it; the guest never opens one. A call carries one [`message::Request`], any
@@ -23,7 +25,12 @@
 //! Everything here is pure: bytes in, values out, no I/O, no clock. All of it reads bytes from a hostile guest, so each
 //! length is capped before anything is allocated for it ([`limits`]).
 
+mod calls;
 pub mod frame;
+pub mod guest;
+pub mod host;
 pub mod limits;
 pub mod message;
 pub mod preface;
+
+pub use prost::Message;

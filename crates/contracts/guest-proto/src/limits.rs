@@ -14,3 +14,5 @@ pub const MAX_CALLS: usize = 64;
 pub const MAX_PREFACE_SKIP: usize = 4 << 20;
 /// The saved state of a shell.
 pub const MAX_SHELL_STATE: usize = 1 << 20;
+/// Bytes of unfinished messages that one end keeps, all calls together.
+pub const MAX_UNFINISHED: usize = 64 << 20;

@@ -1,1 +1,13 @@
 //! For PID 1 and its children inside a microVM.
+//!
+//! ```text
+//!   spawn    a program in the sandbox's namespaces and cgroup, or a copy of ourselves there
+//!   wait     how a child ended, and what it used
+//!   random   crediting and reseeding the kernel's generator
+//!   net      the loopback interface
+//! ```
+
+pub mod net;
+pub mod random;
+pub mod spawn;
+pub mod wait;
