@@ -21,13 +21,15 @@
 //!                                                  -> Result<Arc<Engine>, EngineError>; takes over from dead owners
 //! engine.prepare(&SandboxSpec)                     -> Result<Arc<Template>, EngineError>;   the snapshot is there
 //! engine.create(SandboxSpec)                       -> Result<Sandbox, EngineError>;         awake, not claimed
-//! engine.pool(SandboxSpec)                         -> PoolHandle;       one per active session: one spare each
+//! engine.create_claimed(spec, claim, First)        -> Result<(Sandbox, Claimed, Begun), EngineError>;  all in one go
+//! engine.pool(SandboxSpec)                         -> Arc<PoolHandle>;  one per active session: one spare each
 //!   pool.take()                                    -> Result<Sandbox, EngineError>;         a spare, or cloned now
 //!   pool.refill()                                  -> ();               starts in the background; after a post
 //! engine.shutdown()                                -> Vec<TeardownReport>;                  joins everything
 //! sandbox.id() / guest() / timings() / memory()    -> &SandboxId / &GuestClient / Vec<(&str, Duration)> / (pss, private)
 //! sandbox.claim(ClaimSpec)                         -> Result<Claimed, EngineError>;         killed if it fails
-//! sandbox.exited()                                 -> Ended;            cancel-safe; the VM is gone, whatever way
+//! sandbox.claim_with(ClaimSpec, First)             -> Result<(Claimed, Begun), EngineError>; the first call pipelined
+//! sandbox.exited()                                 -> Why;              cancel-safe; the VM is gone, whatever way
 //! sandbox.end()                                    -> ();               teardown in the background (also on drop)
 //! sandbox.kill()                                   -> TeardownReport;   and waited for
 //! ```
@@ -43,6 +45,24 @@
 //! - Fail closed: a clone whose wake or claim failed is killed; nothing ever runs in it.
 //! - Nothing is detached: [`Engine::shutdown`] joins every task and returns the reports.
 
+mod engine;
+mod error;
+mod owner;
+mod pool;
+mod sandbox;
+mod snapshot;
 mod spec;
+mod takeover;
+mod teardown;
+mod timings;
 
-pub use spec::{ClaimSpec, IsolationGroup, SandboxSize, SandboxSpec};
+pub use engine::{Engine, EngineConfig, Say};
+pub use error::EngineError;
+pub use omnirun_guest_client::message::Claimed;
+pub use omnirun_vm_machine::{State, Why};
+pub use pool::PoolHandle;
+pub use sandbox::{Begun, First, Sandbox};
+pub use snapshot::{Notice, SnapshotError, SnapshotInfo, SnapshotKey, SnapshotLimits, Template};
+pub use spec::{ClaimSpec, IsolationGroup, MAX_VCPUS, MIN_MEMORY, SandboxSize, SandboxSpec, SizeError};
+pub use takeover::{TakeoverReport, look, take_over};
+pub use teardown::TeardownReport;

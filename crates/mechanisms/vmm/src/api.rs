@@ -182,6 +182,10 @@ pub trait Vmm: Send + Sync {
     /// Boots a machine, running.
     async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError>;
 
+    /// Opens a snapshot's memory for [`CloneSpec::memory`], once for all clones of this process: a read-only file
+    /// where the VMM is content with one, else a sealed memfd with a copy.
+    async fn open_memory(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError>;
+
     /// Makes a clone of a snapshot, loaded and **paused**: nothing runs until [`Vm::resume`].
     async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError>;
 

@@ -1,0 +1,461 @@
+//! The engine: what one process needs to own VMs.
+
+use crate::{
+    EngineError,
+    owner::{Claim, CloneTask, Context, Registry, Woken, ask_end},
+    pool::{Pool, PoolHandle},
+    sandbox::{Begun, First, Sandbox},
+    snapshot::{
+        self, Notice, SnapshotError, SnapshotInfo, SnapshotKey, SnapshotLimits, SnapshotStore, Template,
+    },
+    spec::{ClaimSpec, SandboxSpec},
+    takeover::{TakeoverReport, take_over},
+    teardown::TeardownReport,
+};
+use futures::future::BoxFuture;
+use omnirun_guest_client::message::Claimed;
+use omnirun_ids::{ByteSize, Digest};
+use omnirun_store::{DataDir, Db, Owner, Vms};
+use omnirun_vm_machine::Why;
+use omnirun_vmm::{MachineSize, Vmm, VmmFacts};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::OnceCell;
+
+/// How often a process looks whether the other one has made the snapshot.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// Who hears of what takes long.
+pub type Say = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// What an engine is made of.
+pub struct EngineConfig {
+    /// The data folder.
+    pub data: DataDir,
+    /// Its database.
+    pub db: Db,
+    /// The VMM driver.
+    pub vmm: Arc<dyn Vmm>,
+    /// What this process is, for people: `omnirun worker`.
+    pub command: String,
+    /// Memory for spare clones; none: a quarter of what is free now.
+    pub pool_memory: Option<ByteSize>,
+    /// How much of snapshots is kept.
+    pub snapshots: SnapshotLimits,
+    /// Who hears of what takes long.
+    pub say: Say,
+}
+
+/// Owns this process's VMs.
+pub struct Engine {
+    inner: Arc<Inner>,
+    owner: Mutex<Option<Owner>>,
+    takeover: TakeoverReport,
+}
+
+/// What handles need of the engine.
+pub(crate) struct Inner {
+    context: Arc<Context>,
+    db: Db,
+    pub(crate) registry: Registry,
+    pub(crate) pool: Pool,
+    snapshots: SnapshotStore,
+    templates: Mutex<HashMap<Digest, Arc<OnceCell<Arc<Template>>>>>,
+    host_memory: ByteSize,
+    say: Say,
+}
+
+impl Engine {
+    /// Makes this process an owner of VMs, and clears up after owners that died.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
+        let EngineConfig {
+            data,
+            db,
+            vmm,
+            command,
+            pool_memory,
+            snapshots,
+            say,
+        } = config;
+        let takeover = take_over(&data, &db, &*vmm).await?;
+        let owner = Owner::register(&data, &command)?;
+        let memory = HostMemory::read();
+        let context = Context {
+            vms: Vms::new(&db),
+            vmm,
+            owner: owner.id().clone(),
+            data: data.clone(),
+        };
+        let inner = Inner {
+            context: Arc::new(context),
+            db,
+            registry: Registry::default(),
+            pool: Pool::new(pool_memory.unwrap_or(ByteSize(memory.available.0 / 4))),
+            snapshots: SnapshotStore::open(&data, snapshots)?,
+            templates: Mutex::new(HashMap::new()),
+            host_memory: memory.total,
+            say,
+        };
+        Ok(Arc::new(Self {
+            inner: Arc::new(inner),
+            owner: Mutex::new(Some(owner)),
+            takeover,
+        }))
+    }
+
+    /// What the opening found of dead owners.
+    pub fn takeover(&self) -> &TakeoverReport {
+        &self.takeover
+    }
+
+    /// Clears up after owners that have died since.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn take_over(&self) -> Result<TakeoverReport, EngineError> {
+        take_over(&self.inner.context.data, &self.inner.db, &*self.inner.context.vmm).await
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &DataDir {
+        &self.inner.context.data
+    }
+
+    /// Its database.
+    pub fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    /// What the VMM is.
+    pub fn vmm(&self) -> &VmmFacts {
+        self.inner.context.vmm.facts()
+    }
+
+    /// How many VMs this process owns, spares included.
+    pub fn vms(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// How many spares there are or will be.
+    pub fn spares(&self) -> usize {
+        self.inner.pool.held()
+    }
+
+    /// All snapshots, the longest unused first.
+    ///
+    /// # Errors
+    /// [`EngineError::Snapshot`].
+    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, EngineError> {
+        Ok(self.inner.snapshots.list()?)
+    }
+
+    /// Makes sure that the snapshot for such a sandbox is there and open.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn prepare(&self, spec: &SandboxSpec) -> Result<Arc<Template>, EngineError> {
+        self.inner.prepare(spec).await
+    }
+
+    /// A new sandbox, awake and not claimed.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn create(&self, spec: SandboxSpec) -> Result<Sandbox, EngineError> {
+        let template = self.inner.prepare(&spec).await?;
+        Ok(self.inner.clone_of(&spec, &template, None).await?.0)
+    }
+
+    /// A new sandbox, claimed, with its first call on its way. The claim is prepared while the VMM starts, and the
+    /// requests of wake, claim and first call travel together: the fastest way to a first exec.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn create_claimed(
+        &self,
+        spec: SandboxSpec,
+        claim: impl Future<Output = Result<ClaimSpec, EngineError>> + Send + 'static,
+        first: First,
+    ) -> Result<(Sandbox, Claimed, Begun), EngineError> {
+        let template = self.inner.prepare(&spec).await?;
+        let claim = Claim {
+            spec: Box::pin(claim),
+            first,
+        };
+        match self.inner.clone_of(&spec, &template, Some(claim)).await? {
+            (sandbox, Some((claimed, begun))) => Ok((sandbox, claimed, begun)),
+            (sandbox, None) => {
+                debug_assert!(false, "a clone with a claim was not claimed");
+                Err(EngineError::Ended {
+                    sandbox: sandbox.id().clone(),
+                    why: Why::Released,
+                    console: omnirun_redact::Guest::default(),
+                })
+            }
+        }
+    }
+
+    /// Access to the pool for one user, for as long as it is held.
+    pub fn pool(&self, spec: SandboxSpec) -> Arc<PoolHandle> {
+        PoolHandle::new(self.inner.clone(), spec)
+    }
+
+    /// Ends every VM of this process, waits, and reports. Nothing new begins afterwards. Idempotent.
+    pub async fn shutdown(&self) -> Vec<TeardownReport> {
+        self.inner.pool.clear();
+        let reports = self.inner.registry.shutdown().await;
+        // Spares that arrived meanwhile have been ended with the rest.
+        self.inner.pool.clear();
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(owner) = owner {
+            let left = self
+                .inner
+                .context
+                .vms
+                .of_owner(owner.id())
+                .map_or(1, |rows| rows.len());
+            if left > 0 {
+                // Its file stays, unlocked: the next process takes over what could not be removed.
+                owner.abandon();
+            }
+        }
+        reports
+    }
+}
+
+impl Inner {
+    pub(crate) async fn prepare(&self, spec: &SandboxSpec) -> Result<Arc<Template>, EngineError> {
+        let machine = spec.size.machine(self.host_memory)?;
+        let key = SnapshotKey::new(spec, machine, CMDLINE, self.context.vmm.facts());
+        let digest = key.digest();
+        loop {
+            let cell = {
+                let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+                templates.entry(digest.clone()).or_default().clone()
+            };
+            // Whoever comes first does it; the others of this process wait for him.
+            let template = cell
+                .get_or_try_init(|| self.open_template(spec, machine, &key))
+                .await?;
+            if !self.snapshots.too_old(template.created_ms) {
+                return Ok(template.clone());
+            }
+            self.forget_template(&digest, template);
+        }
+    }
+
+    /// The next use looks at the files anew.
+    fn forget_template(&self, digest: &Digest, template: &Arc<Template>) {
+        let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = templates
+            .get(digest)
+            .and_then(|cell| cell.get())
+            .is_some_and(|t| Arc::ptr_eq(t, template));
+        if same {
+            templates.remove(digest);
+        }
+    }
+
+    async fn open_template(
+        &self,
+        spec: &SandboxSpec,
+        machine: MachineSize,
+        key: &SnapshotKey,
+    ) -> Result<Arc<Template>, EngineError> {
+        let found = self.find_or_make(spec, machine, key).await?;
+        self.snapshots.touch(&found.digest);
+        let name = found.digest.short().to_owned();
+        let memory = self.context.vmm.open_memory(&found.memory).await;
+        let memory = memory.map_err(|source| SnapshotError::Memory { name, source })?;
+        let template = Template::new(&found, key.clone(), spec.image.clone(), memory).map_err(|source| {
+            SnapshotError::File {
+                step: "open",
+                path: found.state.clone(),
+                source,
+            }
+        })?;
+        Ok(Arc::new(template))
+    }
+
+    async fn find_or_make(
+        &self,
+        spec: &SandboxSpec,
+        machine: MachineSize,
+        key: &SnapshotKey,
+    ) -> Result<snapshot::Found, EngineError> {
+        let mut useless = match self.look(key, false).await? {
+            snapshot::Lookup::Good(found) => return Ok(found),
+            snapshot::Lookup::Missing => None,
+            snapshot::Lookup::Useless { reason } => Some(reason),
+        };
+        let digest = key.digest();
+        let mut told = false;
+        let _lock = loop {
+            if let Some(lock) = self.snapshots.try_lock(&digest)? {
+                break lock;
+            }
+            if !told {
+                (self.say)(Notice::Waiting);
+                told = true;
+            }
+            tokio::time::sleep(LOCK_POLL).await;
+        };
+        // Whoever had the lock may have made it.
+        match self.look(key, false).await? {
+            snapshot::Lookup::Good(found) => return Ok(found),
+            snapshot::Lookup::Missing => useless = useless.filter(|_| false),
+            snapshot::Lookup::Useless { reason } => useless = Some(reason),
+        }
+        let memory = ByteSize::mib(machine.memory_mib);
+        self.snapshots.check_space(memory)?;
+        match useless {
+            Some(reason) => {
+                (self.say)(Notice::Replacing { reason });
+                self.snapshots.remove(&digest)?;
+            }
+            None => (self.say)(Notice::FirstUse {
+                vcpus: machine.vcpus,
+                memory,
+            }),
+        }
+        let begun = Instant::now();
+        let found = self.make(spec, machine, key).await?;
+        let all = self.snapshots.list()?;
+        let bytes = all
+            .iter()
+            .find(|s| s.name == digest.as_str())
+            .map_or(ByteSize(0), |s| s.bytes);
+        (self.say)(Notice::Ready {
+            took: begun.elapsed(),
+            bytes,
+        });
+        for notice in self.snapshots.evict(&digest)? {
+            (self.say)(notice);
+        }
+        Ok(found)
+    }
+
+    /// Looking may read files whole.
+    async fn look(&self, key: &SnapshotKey, thorough: bool) -> Result<snapshot::Lookup, EngineError> {
+        let (store, key) = (self.snapshots.clone(), key.clone());
+        match tokio::task::spawn_blocking(move || store.look(&key, thorough)).await {
+            Ok(found) => Ok(found?),
+            Err(_) => Err(EngineError::ShuttingDown),
+        }
+    }
+
+    async fn make(
+        &self,
+        spec: &SandboxSpec,
+        machine: MachineSize,
+        key: &SnapshotKey,
+    ) -> Result<snapshot::Found, EngineError> {
+        let boot = snapshot::Boot {
+            spec: spec.clone(),
+            machine,
+            cmdline: CMDLINE.to_owned(),
+            key: key.clone(),
+        };
+        let started = snapshot::make(&self.context, &self.snapshots, boot)?;
+        self.registry.spawn(&started.id, &started.end, started.task)?;
+        // If we are dropped while we wait, the boot is of no use to anybody.
+        let guard = EndOnDrop(Some(started.end));
+        let made = started.done.await.unwrap_or(Err(EngineError::ShuttingDown));
+        guard.disarm();
+        made.map_err(|source| match source {
+            EngineError::Snapshot(_) | EngineError::Store(_) | EngineError::ShuttingDown => source,
+            source => SnapshotError::Boot {
+                source: Box::new(source),
+            }
+            .into(),
+        })
+    }
+
+    /// A clone, awake; claimed, too, if a claim is given. If the snapshot turns out to be bad on the way, it is made
+    /// anew for the next use, and the error says so.
+    pub(crate) async fn clone_of(
+        &self,
+        spec: &SandboxSpec,
+        template: &Arc<Template>,
+        claim: Option<Claim>,
+    ) -> Result<(Sandbox, Option<(Claimed, Begun)>), EngineError> {
+        let (task, shared, ready) =
+            CloneTask::new(&self.context, template.clone(), spec.purpose.clone(), claim)?;
+        let guard = EndOnDrop(Some(shared.end.clone()));
+        let run: BoxFuture<'static, TeardownReport> = Box::pin(task.run());
+        self.registry.spawn(&shared.id, &shared.end, run)?;
+        let woken: Result<Woken, EngineError> = ready.await.unwrap_or(Err(EngineError::ShuttingDown));
+        guard.disarm();
+        match woken {
+            Ok(woken) => Ok(Sandbox::new(shared, woken)),
+            Err(error) => {
+                if matches!(error, EngineError::Vmm { .. }) {
+                    self.suspect(template).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A VMM did not take a snapshot. It may have rotted in a way that inode, size and ctime do not show: read it
+    /// whole, and if it is bad, let the next use make another.
+    async fn suspect(&self, template: &Arc<Template>) {
+        if let Ok(snapshot::Lookup::Useless { reason }) = self.look(&template.key, true).await {
+            tracing::warn!(%reason, "the snapshot will be made anew");
+            if let Ok(Some(_lock)) = self.snapshots.try_lock(&template.digest) {
+                let _ = self.snapshots.remove(&template.digest);
+            }
+            self.forget_template(&template.digest, template);
+        }
+    }
+}
+
+/// Appended to the driver's own kernel command line.
+const CMDLINE: &str = "";
+
+/// Ends a VM whose maker is dropped before it has it.
+struct EndOnDrop(Option<tokio::sync::watch::Sender<Option<Why>>>);
+
+impl EndOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Some(end) = &self.0 {
+            ask_end(end, Why::Released);
+        }
+    }
+}
+
+/// What `/proc/meminfo` says.
+struct HostMemory {
+    total: ByteSize,
+    available: ByteSize,
+}
+
+impl HostMemory {
+    fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        };
+        // Without the file nothing is refused here; the VMM will.
+        let total = kib("MemTotal").map_or(u64::MAX, |k| k.saturating_mul(1024));
+        let available = kib("MemAvailable").map_or(0, |k| k.saturating_mul(1024));
+        Self {
+            total: ByteSize(total),
+            available: ByteSize(available),
+        }
+    }
+}

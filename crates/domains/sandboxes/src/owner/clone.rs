@@ -1,0 +1,488 @@
+//! The owner task of a clone.
+
+use super::{Context, Owned, Stop, draw_id, random};
+use crate::{
+    EngineError,
+    sandbox::{Begun, First, Shared},
+    snapshot::Template,
+    spec::ClaimSpec,
+    teardown::TeardownReport,
+    timings::Timings,
+};
+use futures::future::BoxFuture;
+use omnirun_guest_client::{
+    ClientError, GuestClient,
+    message::{Claim as ClaimRequest, Claimed, EnvVar, Wake},
+};
+use omnirun_ids::SandboxId;
+use omnirun_store::VmState;
+use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
+use omnirun_vmm::{AttachDisk, CloneSpec, VmmError};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The first answer of a clone takes 20 ms, under emulation and load seconds. After this it is hung.
+const WAKE_LIMIT: Duration = Duration::from_secs(30);
+/// A claim mounts the session disk and replays its journal.
+const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+/// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
+const QUEUE: usize = 16;
+
+/// A claim to be made as soon as the clone is awake, with what to run first. It is prepared while the VMM starts, and
+/// its requests go out with the wake's: a fresh clone has to be scheduled once. The agent serves them in order, and
+/// refuses the rest when one fails.
+pub(crate) struct Claim {
+    pub(crate) spec: BoxFuture<'static, Result<ClaimSpec, EngineError>>,
+    pub(crate) first: First,
+}
+
+/// Where a clone says that it is awake, or why it never will be.
+pub(crate) type Ready = oneshot::Receiver<Result<Woken, EngineError>>;
+
+/// What a claim brings.
+pub(crate) type ClaimAnswer = Result<(Claimed, Begun), EngineError>;
+
+/// A request to the owner task.
+pub(crate) enum Msg {
+    /// Make the sandbox somebody's.
+    Claim {
+        spec: ClaimSpec,
+        first: Box<First>,
+        reply: oneshot::Sender<ClaimAnswer>,
+    },
+    /// How much memory the VMM has: proportional and private bytes.
+    Memory {
+        reply: oneshot::Sender<Result<(u64, u64), VmmError>>,
+    },
+    /// What the console said last.
+    Console { reply: oneshot::Sender<String> },
+}
+
+/// What a clone is once it is awake.
+pub(crate) struct Woken {
+    pub(crate) guest: GuestClient,
+    pub(crate) claimed: Option<(Claimed, Begun)>,
+}
+
+/// The owner task of a clone, not yet started.
+pub(crate) struct CloneTask {
+    owned: Owned,
+    template: Arc<Template>,
+    purpose: String,
+    claim: Option<Claim>,
+    requests: mpsc::Receiver<Msg>,
+    ready: oneshot::Sender<Result<Woken, EngineError>>,
+    report: watch::Sender<Option<TeardownReport>>,
+    timings: Timings,
+}
+
+impl CloneTask {
+    /// A task, its handle's half, and where it will say that the clone is awake.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        template: Arc<Template>,
+        purpose: String,
+        claim: Option<Claim>,
+    ) -> Result<(Self, Shared, Ready), EngineError> {
+        let id = draw_id()?;
+        let (owned, ends) = Owned::new(context.clone(), id.clone(), Kind::Clone);
+        let (requests_tx, requests) = mpsc::channel(QUEUE);
+        let (ready, ready_rx) = oneshot::channel();
+        let (report, report_rx) = watch::channel(None);
+        let timings = Timings::default();
+        let shared = Shared {
+            id,
+            requests: requests_tx,
+            end: ends.end,
+            state: ends.state,
+            report: report_rx,
+            timings: timings.clone(),
+        };
+        let task = Self {
+            owned,
+            template,
+            purpose,
+            claim,
+            requests,
+            ready,
+            report,
+            timings,
+        };
+        Ok((task, shared, ready_rx))
+    }
+
+    /// The clone's whole life. Whatever happens, it ends with the teardown.
+    pub(crate) async fn run(mut self) -> TeardownReport {
+        let why = match Box::pin(self.start()).await {
+            Ok(woken) => {
+                let guest = woken.guest.clone();
+                let (ready, _) = oneshot::channel();
+                match std::mem::replace(&mut self.ready, ready).send(Ok(woken)) {
+                    Ok(()) => self.serve(&guest).await,
+                    // Whoever wanted it does not wait any more.
+                    Err(_) => Why::Released,
+                }
+            }
+            Err(stop) => {
+                let (ready, _) = oneshot::channel();
+                let _ = std::mem::replace(&mut self.ready, ready).send(Err(stop.error));
+                stop.why
+            }
+        };
+        // Requests that wait get their answer, an error, at once: their senders go with the queue.
+        self.requests.close();
+        while let Ok(msg) = self.requests.try_recv() {
+            drop(msg);
+        }
+        let since = Instant::now();
+        let report = self.owned.teardown(why).await;
+        self.timings.since("teardown", since);
+        self.report.send_replace(Some(report.clone()));
+        report
+    }
+
+    async fn start(&mut self) -> Result<Woken, Stop> {
+        let timings = self.timings.clone();
+        let id = self.owned.identity.sandbox.clone();
+        let begun = Instant::now();
+        let fail = |error: EngineError| Stop {
+            why: Why::Failed {
+                step: "start",
+                reason: crate::error::chain(&error),
+            },
+            error,
+        };
+        self.owned.record(&self.purpose).map_err(fail)?;
+        let wake = wake_request(&id).map_err(fail)?;
+        let state = self.template.open_state().map_err(|source| {
+            fail(EngineError::File {
+                sandbox: id.clone(),
+                step: "open the snapshot's state".to_owned(),
+                source,
+            })
+        })?;
+        timings.since("record", begun);
+
+        let spec = CloneSpec {
+            identity: self.owned.identity.clone(),
+            base: self.template.image.base.clone(),
+            size: self.template.machine,
+            memory: self.template.memory.clone(),
+            state,
+        };
+        let since = Instant::now();
+        let vmm = self.owned.context.vmm.clone();
+        let restore = async {
+            let vm = vmm
+                .restore(spec)
+                .await
+                .map_err(|source| vmm_error(&id, "restore the snapshot", source))?;
+            timings.since("restore", since);
+            Ok(vm)
+        };
+        // The session disk is prepared while the VMM starts.
+        let (claim, first) = match self.claim.take() {
+            Some(claim) => (Some(claim.spec), Some(claim.first)),
+            None => (None, None),
+        };
+        let prepare = async {
+            match claim {
+                Some(spec) => spec.await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (vm, claim) = self
+            .owned
+            .step(async { tokio::try_join!(restore, prepare) })
+            .await?;
+        let vm = self.owned.set_vm(vm);
+        self.owned.apply(Event::Started);
+
+        let since = Instant::now();
+        let greet = async {
+            // The channel is there while the guest is still paused; what is written then waits for it.
+            let stream = vm
+                .channel()
+                .await
+                .map_err(|source| vmm_error(&id, "open the channel", source))?;
+            let connect = async {
+                GuestClient::connect(stream, WAKE_LIMIT)
+                    .await
+                    .map_err(|source| match source {
+                        ClientError::Timeout => timeout(&id, "answer", WAKE_LIMIT),
+                        source => EngineError::Guest {
+                            sandbox: id.clone(),
+                            step: "answer",
+                            source,
+                        },
+                    })
+            };
+            let resume = async {
+                let resumed = vm
+                    .resume()
+                    .await
+                    .map_err(|source| vmm_error(&id, "resume", source));
+                timings.since("resume", since);
+                resumed
+            };
+            tokio::try_join!(connect, resume).map(|(guest, ())| guest)
+        };
+        let guest = self.owned.step(greet).await?;
+        timings.since("connect", since);
+
+        let since = Instant::now();
+        let waking = {
+            let (guest, id) = (guest.clone(), id.clone());
+            async move {
+                let wake = Wake {
+                    realtime_ns: realtime_ns(),
+                    ..wake
+                };
+                bounded(&id, "wake", WAKE_LIMIT, guest.wake(wake)).await
+            }
+        };
+        let Some(spec) = claim else {
+            self.owned.step(waking).await?;
+            timings.since("wake", since);
+            self.owned.apply(Event::Woken);
+            self.note_state(VmState::Pooled, None);
+            return Ok(Woken { guest, claimed: None });
+        };
+        let first = first.unwrap_or(First::Nothing);
+        let wake_timings = timings.clone();
+        let waking = async move {
+            waking.await?;
+            wake_timings.since("wake", since);
+            Ok(())
+        };
+        // The machine sees the steps in their order, though their requests travel together.
+        let purpose = spec.purpose.clone();
+        let claimed = Box::pin(self.claim_steps(&guest, spec, first, Some(waking))).await?;
+        self.owned.apply(Event::Woken);
+        self.owned.apply(Event::ClaimBegun { purpose });
+        self.owned.apply(Event::ClaimDone);
+        Ok(Woken {
+            guest,
+            claimed: Some(claimed),
+        })
+    }
+
+    /// Serves requests until the end. Returns why it ends.
+    async fn serve(&mut self, guest: &GuestClient) -> Why {
+        loop {
+            let msg = tokio::select! {
+                biased;
+                why = self.owned.over() => return why,
+                msg = self.requests.recv() => msg,
+            };
+            match msg {
+                // Every handle is gone.
+                None => return Why::Released,
+                Some(Msg::Claim { spec, first, reply }) => match self.claim(guest, spec, *first).await {
+                    Ok(answer) => {
+                        let _ = reply.send(answer);
+                    }
+                    Err(stop) => {
+                        let _ = reply.send(Err(stop.error));
+                        return stop.why;
+                    }
+                },
+                Some(Msg::Memory { reply }) => {
+                    if let Some(vm) = self.owned.vm() {
+                        let _ = reply.send(vm.memory());
+                    }
+                }
+                Some(Msg::Console { reply }) => {
+                    let _ = reply.send(self.owned.vm().map(|vm| vm.console_tail()).unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// A claim: a refusal leaves the sandbox as it is, a failure ends it.
+    async fn claim(
+        &mut self,
+        guest: &GuestClient,
+        spec: ClaimSpec,
+        first: First,
+    ) -> Result<ClaimAnswer, Stop> {
+        match self.owned.machine().admit(Request::Claim) {
+            Admission::Accept => {}
+            Admission::AlreadySo => return Ok(Err(EngineError::ShuttingDown)),
+            Admission::Denied(source) => {
+                let sandbox = self.owned.identity.sandbox.clone();
+                return Ok(Err(EngineError::Denied { sandbox, source }));
+            }
+        }
+        self.owned.apply(Event::ClaimBegun {
+            purpose: spec.purpose.clone(),
+        });
+        let claimed = self
+            .claim_steps(
+                guest,
+                spec,
+                first,
+                None::<std::future::Ready<Result<(), EngineError>>>,
+            )
+            .await?;
+        self.owned.apply(Event::ClaimDone);
+        Ok(Ok(claimed))
+    }
+
+    /// The claim's request is written, and behind it the first call's; the disk is attached while the guest takes them
+    /// in. The agent waits for the disk's size before it mounts.
+    async fn claim_steps(
+        &mut self,
+        guest: &GuestClient,
+        spec: ClaimSpec,
+        first: First,
+        waking: Option<impl Future<Output = Result<(), EngineError>>>,
+    ) -> Result<(Claimed, Begun), Stop> {
+        let timings = self.timings.clone();
+        let id = self.owned.identity.sandbox.clone();
+        let since = Instant::now();
+        let request = claim_request(&spec, &self.template);
+        let purpose = spec.purpose;
+        let disk = AttachDisk {
+            file: spec.disk,
+            bytes: spec.disk_bytes,
+        };
+        let (vms, name) = (self.owned.context.vms.clone(), id.clone());
+        let Some(vm) = self.owned.vm().cloned() else {
+            let error = EngineError::ShuttingDown;
+            return Err(Stop {
+                why: Why::Failed {
+                    step: "claim",
+                    reason: error.to_string(),
+                },
+                error,
+            });
+        };
+        let steps = async {
+            // Polled in this order, so the requests are written in this order.
+            let wake = async {
+                match waking {
+                    Some(waking) => waking.await,
+                    None => Ok(()),
+                }
+            };
+            let claim = async {
+                let claimed = bounded(&id, "claim the sandbox", CLAIM_LIMIT, guest.claim(request)).await;
+                timings.since("claim", since);
+                claimed
+            };
+            let begin = async {
+                first.begin(guest).await.map_err(|source| EngineError::Guest {
+                    sandbox: id.clone(),
+                    step: "take the first call",
+                    source,
+                })
+            };
+            let attach = async {
+                vm.attach_disk(disk)
+                    .await
+                    .map_err(|source| vmm_error(&id, "attach the session disk", source))?;
+                timings.since("attach", since);
+                // Durable before the claim is answered.
+                vms.set_state(&name, VmState::Claimed, Some(&purpose))
+                    .map_err(EngineError::from)
+            };
+            let ((), claimed, begun, ()) = tokio::try_join!(wake, claim, begin, attach)?;
+            Ok((claimed, begun))
+        };
+        self.owned.step(steps).await
+    }
+
+    /// For other processes to see; that it could not be written ends nothing.
+    fn note_state(&self, state: VmState, purpose: Option<&str>) {
+        let id = &self.owned.identity.sandbox;
+        if let Err(error) = self.owned.context.vms.set_state(id, state, purpose) {
+            tracing::warn!(sandbox = %id, %error, "the sandbox's state could not be recorded");
+        }
+    }
+}
+
+pub(crate) fn vmm_error(id: &SandboxId, step: &'static str, source: VmmError) -> EngineError {
+    EngineError::Vmm {
+        sandbox: id.clone(),
+        step,
+        source,
+    }
+}
+
+pub(crate) fn timeout(id: &SandboxId, step: &'static str, limit: Duration) -> EngineError {
+    EngineError::Timeout {
+        sandbox: id.clone(),
+        step,
+        seconds: limit.as_secs(),
+    }
+}
+
+/// A call to the guest, with a bound: nothing waits for a guest without one.
+pub(crate) async fn bounded<T>(
+    id: &SandboxId,
+    step: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, EngineError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(EngineError::Guest {
+            sandbox: id.clone(),
+            step,
+            source,
+        }),
+        Err(_) => Err(timeout(id, step, limit)),
+    }
+}
+
+fn realtime_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Everything of a wake but the time, which is read when it is sent.
+fn wake_request(id: &SandboxId) -> Result<Wake, EngineError> {
+    let random: [u8; 80] = random()?;
+    let (entropy, machine) = random.split_at(64);
+    let digits = id.as_str().trim_start_matches("sbx_");
+    Ok(Wake {
+        entropy: entropy.to_vec(),
+        realtime_ns: 0,
+        hostname: format!("sandbox-{}", digits.get(..12).unwrap_or(digits)),
+        machine_id: hex::encode(machine),
+    })
+}
+
+/// The template's identity under the claim's own.
+fn claim_request(spec: &ClaimSpec, template: &Template) -> ClaimRequest {
+    let recipe = &template.image.template;
+    let theirs = recipe.env.iter();
+    let own = spec.env.iter().map(|(name, value)| (name, value));
+    let or = |given: &str, default: &str| {
+        if given.is_empty() {
+            default.to_owned()
+        } else {
+            given.to_owned()
+        }
+    };
+    ClaimRequest {
+        realtime_ns: realtime_ns(),
+        disk_bytes: spec.disk_bytes,
+        env: theirs
+            .filter(|(name, _)| !spec.env.iter().any(|(n, _)| n == *name))
+            .chain(own)
+            .map(|(name, value)| EnvVar {
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+        user: or(&spec.user, &recipe.user),
+        cwd: or(&spec.cwd, &recipe.workdir),
+        hostname: String::new(),
+    }
+}

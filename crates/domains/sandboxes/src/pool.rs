@@ -1,0 +1,233 @@
+//! Spare clones: awake, nobody's, ready to be claimed.
+//!
+//! The target is one spare for each user (each active session), within a memory budget of the whole process. Spares are
+//! made when a user says that now is a good time, and never by taking: while a call waits, the CPU is the call's.
+//!
+//! A clone on its way that nobody has taken yet is taken before a new one is begun: it has a head start.
+
+use crate::{EngineError, engine::Inner, sandbox::Sandbox, snapshot::Template, spec::SandboxSpec};
+use omnirun_ids::{ByteSize, Digest};
+use omnirun_vm_machine::Why;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::oneshot;
+
+/// What an idle clone is reckoned to cost until one has been measured: what it has touched by waking, and the VMM.
+const FIRST_GUESS: ByteSize = ByteSize::mib(96);
+
+#[derive(Default)]
+struct Shelf {
+    users: usize,
+    spares: VecDeque<Sandbox>,
+    coming: VecDeque<oneshot::Receiver<Result<Sandbox, EngineError>>>,
+    /// Private bytes of a spare, as last measured.
+    cost: Option<u64>,
+}
+
+impl Shelf {
+    fn held(&self) -> usize {
+        self.spares.len() + self.coming.len()
+    }
+
+    fn cost(&self) -> u64 {
+        self.cost.unwrap_or(FIRST_GUESS.0)
+    }
+}
+
+/// The spares of a process, by snapshot.
+pub(crate) struct Pool {
+    shelves: Mutex<HashMap<Digest, Shelf>>,
+    budget: ByteSize,
+}
+
+impl Pool {
+    pub(crate) fn new(budget: ByteSize) -> Self {
+        Self {
+            shelves: Mutex::new(HashMap::new()),
+            budget,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets all spares go.
+    pub(crate) fn clear(&self) {
+        let shelves = std::mem::take(&mut *self.lock());
+        drop(shelves);
+    }
+
+    /// How many spares there are or will be.
+    pub(crate) fn held(&self) -> usize {
+        self.lock().values().map(Shelf::held).sum()
+    }
+
+    fn join(&self, digest: &Digest) {
+        self.lock().entry(digest.clone()).or_default().users += 1;
+    }
+
+    /// A user leaves; what is more than the others need goes.
+    fn leave(&self, digest: &Digest) {
+        let mut surplus = Vec::new();
+        let mut shelves = self.lock();
+        if let Some(shelf) = shelves.get_mut(digest) {
+            shelf.users = shelf.users.saturating_sub(1);
+            while shelf.held() > shelf.users {
+                // One on its way ends by itself when nobody receives it.
+                if shelf.coming.pop_back().is_none() {
+                    surplus.extend(shelf.spares.pop_front());
+                }
+            }
+            if shelf.users == 0 {
+                shelves.remove(digest);
+            }
+        }
+        drop(shelves);
+        for sandbox in surplus {
+            sandbox.end_for(Why::Surplus);
+        }
+    }
+
+    fn pop(&self, digest: &Digest) -> Option<Popped> {
+        let mut shelves = self.lock();
+        let shelf = shelves.get_mut(digest)?;
+        while let Some(spare) = shelf.spares.pop_front() {
+            if spare.is_alive() {
+                return Some(Popped::Spare(spare));
+            }
+        }
+        shelf.coming.pop_front().map(Popped::Coming)
+    }
+
+    /// Room for one more spare, if it is wanted: a place for it, to be filled.
+    fn reserve(&self, digest: &Digest) -> Option<oneshot::Sender<Result<Sandbox, EngineError>>> {
+        let mut shelves = self.lock();
+        let total: u64 = shelves.values().map(|s| s.held() as u64 * s.cost()).sum();
+        let shelf = shelves.get_mut(digest)?;
+        shelf.spares.retain(Sandbox::is_alive);
+        if shelf.held() >= shelf.users || total.saturating_add(shelf.cost()) > self.budget.0 {
+            return None;
+        }
+        let (fill, place) = oneshot::channel();
+        shelf.coming.push_back(place);
+        Some(fill)
+    }
+
+    /// Spares that have arrived leave the places they came in.
+    fn settle(&self, digest: &Digest, cost: Option<u64>) {
+        let mut failed = None;
+        if let Some(shelf) = self.lock().get_mut(digest) {
+            shelf.cost = cost.or(shelf.cost);
+            let mut waiting = VecDeque::new();
+            for mut place in shelf.coming.drain(..) {
+                match place.try_recv() {
+                    Ok(Ok(sandbox)) => shelf.spares.push_back(sandbox),
+                    Ok(Err(error)) => failed = Some(error),
+                    Err(oneshot::error::TryRecvError::Empty) => waiting.push_back(place),
+                    Err(oneshot::error::TryRecvError::Closed) => {}
+                }
+            }
+            shelf.coming = waiting;
+        }
+        if let Some(error) = failed {
+            // Whoever takes next clones for himself and gets his own error.
+            tracing::warn!(error = %crate::error::chain(&error), "a spare sandbox could not be made");
+        }
+    }
+}
+
+enum Popped {
+    Spare(Sandbox),
+    Coming(oneshot::Receiver<Result<Sandbox, EngineError>>),
+}
+
+/// One user's access to the pool: for as long as it is held, one spare is kept for it. Dropping it lets the spare go.
+pub struct PoolHandle {
+    engine: Arc<Inner>,
+    spec: SandboxSpec,
+    template: tokio::sync::OnceCell<Joined>,
+}
+
+/// The template, once it is known, and the membership in its shelf.
+struct Joined {
+    engine: Arc<Inner>,
+    template: Arc<Template>,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.engine.pool.leave(&self.template.digest);
+    }
+}
+
+impl PoolHandle {
+    pub(crate) fn new(engine: Arc<Inner>, spec: SandboxSpec) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            spec,
+            template: tokio::sync::OnceCell::new(),
+        })
+    }
+
+    async fn joined(&self) -> Result<&Joined, EngineError> {
+        self.template
+            .get_or_try_init(|| async {
+                let template = self.engine.prepare(&self.spec).await?;
+                self.engine.pool.join(&template.digest);
+                Ok(Joined {
+                    engine: self.engine.clone(),
+                    template,
+                })
+            })
+            .await
+    }
+
+    /// A sandbox that is awake and nobody's: a spare, one that is on its way, or one cloned now.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn take(&self) -> Result<Sandbox, EngineError> {
+        let joined = self.joined().await?;
+        while let Some(popped) = self.engine.pool.pop(&joined.template.digest) {
+            match popped {
+                Popped::Spare(sandbox) => return Ok(sandbox),
+                Popped::Coming(place) => {
+                    if let Ok(Ok(sandbox)) = place.await {
+                        return Ok(sandbox);
+                    }
+                }
+            }
+        }
+        self.engine
+            .clone_of(&self.spec, &joined.template, None)
+            .await
+            .map(|(sandbox, _)| sandbox)
+    }
+
+    /// A good time to make a spare. Returns at once.
+    pub fn refill(self: &Arc<Self>) {
+        let handle = self.clone();
+        self.engine.registry.help(async move {
+            let Ok(joined) = handle.joined().await else { return };
+            let digest = joined.template.digest.clone();
+            let Some(fill) = handle.engine.pool.reserve(&digest) else {
+                return;
+            };
+            let made = handle
+                .engine
+                .clone_of(&handle.spec, &joined.template, None)
+                .await
+                .map(|(s, _)| s);
+            let cost = match &made {
+                Ok(sandbox) => sandbox.memory().await.ok().map(|(_, private)| private),
+                Err(_) => None,
+            };
+            // Nobody there any more: the sandbox comes back and is dropped, which ends it.
+            drop(fill.send(made));
+            handle.engine.pool.settle(&digest, cost);
+        });
+    }
+}

@@ -1,0 +1,342 @@
+//! The manifest of a snapshot: its key and the keyed digest of each file, itself authenticated.
+
+use super::{SnapshotError, SnapshotKey};
+use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::SeekFrom;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+/// Format of the manifest.
+const VERSION: u32 = 1;
+/// Pieces in which files are read for their digest.
+const PIECE: usize = 64 * 1024;
+/// A manifest is a page or so; more is not one.
+const MAX_MANIFEST: u64 = 64 * 1024;
+
+/// The key that authenticates snapshots of this data folder.
+#[derive(Clone)]
+pub(crate) struct MacKey([u8; 32]);
+
+impl std::fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[key]")
+    }
+}
+
+impl MacKey {
+    /// Reads the key, or draws one.
+    pub(crate) fn load_or_create(path: &Path) -> Result<Self, SnapshotError> {
+        let err = |step| {
+            move |source| SnapshotError::File {
+                step,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        loop {
+            match File::open(path) {
+                Ok(mut file) => {
+                    let meta = file.metadata().map_err(err("stat"))?;
+                    let mut bytes = Vec::new();
+                    (&mut file)
+                        .take(64)
+                        .read_to_end(&mut bytes)
+                        .map_err(err("read"))?;
+                    let key = bytes.try_into().map_err(|_| SnapshotError::Key {
+                        path: path.to_owned(),
+                    })?;
+                    if meta.permissions().mode() & 0o077 != 0 {
+                        return Err(SnapshotError::Key {
+                            path: path.to_owned(),
+                        });
+                    }
+                    return Ok(Self(key));
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(err("open")(e)),
+            }
+            let mut key = [0u8; 32];
+            rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
+                .map_err(|e| err("draw the bytes of")(e.into()))?;
+            // Whole or not at all, and the first process to be there wins: link(2) does not replace.
+            let tmp = path.with_extension(format!("key.{}.new", std::process::id()));
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&tmp)
+                .map_err(err("create"))?;
+            let made = file
+                .write_all(&key)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| fs::hard_link(&tmp, path));
+            let _ = fs::remove_file(&tmp);
+            match made {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(err("create")(e)),
+                _ => {}
+            }
+        }
+    }
+
+    fn mac(&self) -> Hmac<Sha256> {
+        // HMAC pads a short key with zeros to the block's 64 bytes; so do we, and need no fallible constructor.
+        let mut block = [0u8; 64];
+        block[..self.0.len()].copy_from_slice(&self.0);
+        Hmac::<Sha256>::new(&block.into())
+    }
+}
+
+/// What a file was when it was last known to be right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileRecord {
+    /// Its keyed digest, hexadecimal.
+    pub(crate) digest: String,
+    pub(crate) bytes: u64,
+    device: u64,
+    inode: u64,
+    ctime_ns: i128,
+}
+
+impl FileRecord {
+    /// Reads a file and records it.
+    pub(crate) fn of(key: &MacKey, path: &Path) -> Result<Self, SnapshotError> {
+        let err = |step| {
+            move |source| SnapshotError::File {
+                step,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let file = File::open(path).map_err(err("open"))?;
+        // Looked at before it is read: a change while it is read shows the next time.
+        let meta = file.metadata().map_err(err("stat"))?;
+        let digest = digest(key, &file, meta.len()).map_err(err("read"))?;
+        Ok(Self {
+            digest,
+            bytes: meta.len(),
+            device: meta.dev(),
+            inode: meta.ino(),
+            ctime_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
+        })
+    }
+
+    /// Whether the file at a path is, by the looks of it, the very one that was recorded.
+    pub(crate) fn looks_like(&self, path: &Path) -> Result<bool, SnapshotError> {
+        let meta = fs::symlink_metadata(path).map_err(|source| SnapshotError::File {
+            step: "stat",
+            path: path.to_owned(),
+            source,
+        })?;
+        let ctime_ns = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+        Ok(meta.is_file()
+            && (meta.len(), meta.dev(), meta.ino(), ctime_ns)
+                == (self.bytes, self.device, self.inode, self.ctime_ns))
+    }
+}
+
+/// A digest of a sparse file. Pieces that hold zeros alone count for nothing, so a copy with other holes has the same
+/// digest, and a gigabyte of memory of which a tenth was used costs a tenth.
+fn digest(key: &MacKey, file: &File, length: u64) -> std::io::Result<String> {
+    let mut mac = key.mac();
+    mac.update(b"omnirun snapshot file\0");
+    mac.update(&length.to_le_bytes());
+    let mut piece = vec![0u8; PIECE];
+    let mut at = 0u64;
+    while at < length {
+        // From here to the next data all is zeros.
+        at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data - data % PIECE as u64,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(rustix::io::Errno::INVAL) => at,
+            Err(e) => return Err(e.into()),
+        };
+        let end = match rustix::fs::seek(file, SeekFrom::Hole(at)) {
+            Ok(hole) => hole.max(at + 1),
+            Err(_) => length,
+        }
+        .min(length);
+        while at < end {
+            let want = PIECE.min(usize::try_from(length - at).unwrap_or(PIECE));
+            file.read_exact_at(&mut piece[..want], at)?;
+            if piece[..want].iter().any(|b| *b != 0) {
+                mac.update(&at.to_le_bytes());
+                mac.update(&piece[..want]);
+            }
+            at += want as u64;
+        }
+    }
+    Ok(hex::encode(mac.finalize().into_bytes()))
+}
+
+/// The manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    pub(crate) key: SnapshotKey,
+    /// When it was made, ms since the epoch.
+    pub(crate) created_ms: i64,
+    pub(crate) memory: FileRecord,
+    pub(crate) state: FileRecord,
+}
+
+/// The manifest as it is written: the body's JSON as a string, so that the very bytes are authenticated.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed {
+    body: String,
+    mac: String,
+}
+
+impl Manifest {
+    pub(crate) fn new(key: SnapshotKey, created_ms: i64, memory: FileRecord, state: FileRecord) -> Self {
+        Self {
+            version: VERSION,
+            key,
+            created_ms,
+            memory,
+            state,
+        }
+    }
+
+    pub(crate) fn seal(&self, key: &MacKey) -> Vec<u8> {
+        let body = serde_json::to_string(self).unwrap_or_default();
+        let mac = hex::encode(body_mac(key, &body).finalize().into_bytes());
+        serde_json::to_vec_pretty(&Sealed { body, mac }).unwrap_or_default()
+    }
+
+    /// Reads a manifest. `Ok(None)`: there is none.
+    pub(crate) fn read(path: &Path, name: &str, key: &MacKey) -> Result<Option<Self>, SnapshotError> {
+        let err = |step| {
+            move |source| SnapshotError::File {
+                step,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let damaged = |what: &str| SnapshotError::Damaged {
+            name: name.to_owned(),
+            what: what.to_owned(),
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(err("open")(e)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_MANIFEST)
+            .read_to_end(&mut bytes)
+            .map_err(err("read"))?;
+        let sealed: Sealed =
+            serde_json::from_slice(&bytes).map_err(|_| damaged("its manifest is not readable"))?;
+        let mac = hex::decode(&sealed.mac).map_err(|_| damaged("its manifest has no digest"))?;
+        body_mac(key, &sealed.body)
+            .verify_slice(&mac)
+            .map_err(|_| damaged("its manifest was not written with this data folder's key"))?;
+        let manifest: Self =
+            serde_json::from_str(&sealed.body).map_err(|_| damaged("its manifest is of another version"))?;
+        if manifest.version != VERSION {
+            return Err(damaged("its manifest is of another version"));
+        }
+        Ok(Some(manifest))
+    }
+}
+
+fn body_mac(key: &MacKey, body: &str) -> Hmac<Sha256> {
+    let mut mac = key.mac();
+    mac.update(b"omnirun snapshot manifest\0");
+    mac.update(body.as_bytes());
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_do_not_matter_and_bytes_do() {
+        let tmp = tempfile::tempdir().unwrap();
+        let key = MacKey::load_or_create(&tmp.path().join("k")).unwrap();
+        let sparse = tmp.path().join("sparse");
+        let full = tmp.path().join("full");
+        let f = File::create(&sparse).unwrap();
+        f.set_len(1 << 20).unwrap();
+        f.write_all_at(b"hello", 300_000).unwrap();
+        fs::write(&full, fs::read(&sparse).unwrap()).unwrap();
+        let a = FileRecord::of(&key, &sparse).unwrap();
+        assert_eq!(a.digest, FileRecord::of(&key, &full).unwrap().digest);
+        // The same bytes elsewhere are other bytes, and so is a shorter file.
+        f.write_all_at(&[0; 5], 300_000).unwrap();
+        f.write_all_at(b"hello", 300_000 + PIECE as u64).unwrap();
+        assert_ne!(a.digest, FileRecord::of(&key, &sparse).unwrap().digest);
+        File::options()
+            .write(true)
+            .open(&full)
+            .unwrap()
+            .set_len((1 << 20) - 1)
+            .unwrap();
+        assert_ne!(a.digest, FileRecord::of(&key, &full).unwrap().digest);
+        assert!(!a.looks_like(&full).unwrap());
+    }
+
+    #[test]
+    fn the_key_is_drawn_once_and_private() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("k");
+        let keys: Vec<_> = std::thread::scope(|s| {
+            (0..4)
+                .map(|_| s.spawn(|| MacKey::load_or_create(&path).unwrap().0))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .collect()
+        });
+        assert!(keys.iter().all(|k| *k == keys[0]) && keys[0] != [0; 32]);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::write(&path, "short").unwrap();
+        assert!(matches!(
+            MacKey::load_or_create(&path),
+            Err(SnapshotError::Key { .. })
+        ));
+    }
+
+    #[test]
+    fn a_manifest_that_somebody_else_wrote_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let key = MacKey::load_or_create(&tmp.path().join("k")).unwrap();
+        let other = MacKey::load_or_create(&tmp.path().join("k2")).unwrap();
+        let file = tmp.path().join("f");
+        fs::write(&file, "x").unwrap();
+        let record = FileRecord::of(&key, &file).unwrap();
+        let manifest = Manifest::new(crate::snapshot::key::tests::key(), 1, record.clone(), record);
+        let path = tmp.path().join("manifest.json");
+        fs::write(&path, manifest.seal(&key)).unwrap();
+        assert_eq!(Manifest::read(&path, "n", &key).unwrap(), Some(manifest.clone()));
+        assert!(matches!(
+            Manifest::read(&path, "n", &other),
+            Err(SnapshotError::Damaged { .. })
+        ));
+        let text = String::from_utf8(manifest.seal(&key))
+            .unwrap()
+            .replace("tcg", "kvm");
+        fs::write(&path, text).unwrap();
+        assert!(matches!(
+            Manifest::read(&path, "n", &key),
+            Err(SnapshotError::Damaged { .. })
+        ));
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(
+            Manifest::read(&path, "n", &key),
+            Err(SnapshotError::Damaged { .. })
+        ));
+        assert_eq!(Manifest::read(&tmp.path().join("none"), "n", &key).unwrap(), None);
+    }
+}

@@ -1,0 +1,457 @@
+//! The folder of snapshots.
+
+use super::{
+    Notice, SnapshotError, SnapshotKey,
+    manifest::{FileRecord, MacKey, Manifest},
+};
+use omnirun_ids::{ByteSize, Digest};
+use omnirun_store::{DataDir, FileLock, StoreError, now_ms, sync_dir, write_atomic};
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// How much may be kept, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotLimits {
+    /// Bytes on disk, all snapshots together; the longest unused go first.
+    pub budget: ByteSize,
+    /// A snapshot older than this is made anew: clones share the kernel's secrets of their snapshot.
+    pub max_age: Duration,
+}
+
+impl Default for SnapshotLimits {
+    fn default() -> Self {
+        Self {
+            budget: ByteSize::gib(20),
+            max_age: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// A snapshot, as a person may want to see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its name: the key's digest.
+    pub name: String,
+    /// Bytes on disk.
+    pub bytes: ByteSize,
+    /// When it was last used by a process that started.
+    pub last_use: SystemTime,
+}
+
+/// A snapshot that has been found good, its files still to be opened.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) digest: Digest,
+    pub(crate) memory: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) created_ms: i64,
+}
+
+/// What a look for a snapshot brought.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Good(Found),
+    Missing,
+    /// There is one, and it is of no use.
+    Useless {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotStore {
+    dir: PathBuf,
+    data: DataDir,
+    key: MacKey,
+    limits: SnapshotLimits,
+}
+
+impl SnapshotStore {
+    pub(crate) fn open(data: &DataDir, limits: SnapshotLimits) -> Result<Self, SnapshotError> {
+        let key = MacKey::load_or_create(&data.snapshot_key())?;
+        Ok(Self {
+            dir: data.snapshots(),
+            data: data.clone(),
+            key,
+            limits,
+        })
+    }
+
+    fn folder(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.as_str())
+    }
+
+    /// The lock of those who make, replace or evict this snapshot.
+    pub(crate) fn try_lock(&self, digest: &Digest) -> Result<Option<FileLock>, StoreError> {
+        FileLock::try_exclusive(&self.dir.join(format!("{digest}.lock")))
+    }
+
+    /// Looks for a snapshot. Cheap if it looks as recorded; else its files are read whole.
+    pub(crate) fn look(&self, key: &SnapshotKey, thorough: bool) -> Result<Lookup, SnapshotError> {
+        match self.check(key, thorough) {
+            Ok(None) => Ok(Lookup::Missing),
+            Ok(Some(found)) if self.too_old(found.created_ms) => {
+                let days = self.limits.max_age.as_secs() / 86_400;
+                Ok(Lookup::Useless {
+                    reason: format!("the snapshot is more than {days} days old"),
+                })
+            }
+            Ok(Some(found)) => Ok(Lookup::Good(found)),
+            Err(SnapshotError::Damaged { name, what }) => {
+                let short = name.get(..12).unwrap_or(&name);
+                Ok(Lookup::Useless {
+                    reason: format!("snapshot {short} is damaged ({what})"),
+                })
+            }
+            // A file of it is missing.
+            Err(SnapshotError::File { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
+                let name = path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                Ok(Lookup::Useless {
+                    reason: format!("the snapshot has lost its file {name}"),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a snapshot made then is due to be made anew.
+    pub(crate) fn too_old(&self, created_ms: i64) -> bool {
+        let age = now_ms().saturating_sub(created_ms);
+        // A clock that went back makes it neither old nor young.
+        u64::try_from(age).is_ok_and(|age| Duration::from_millis(age) > self.limits.max_age)
+    }
+
+    fn check(&self, key: &SnapshotKey, thorough: bool) -> Result<Option<Found>, SnapshotError> {
+        let digest = key.digest();
+        let folder = self.folder(&digest);
+        let path = folder.join("manifest.json");
+        let name = digest.as_str();
+        let damaged = |what: String| SnapshotError::Damaged {
+            name: name.to_owned(),
+            what,
+        };
+        let Some(mut manifest) = Manifest::read(&path, name, &self.key)? else {
+            // A folder without a manifest was never renamed into place by us.
+            let there = fs::symlink_metadata(&folder).is_ok();
+            return if there {
+                Err(damaged("it has no manifest".to_owned()))
+            } else {
+                Ok(None)
+            };
+        };
+        if manifest.key != *key {
+            return Err(damaged("it is another snapshot's".to_owned()));
+        }
+        let mut changed = false;
+        for (file, record) in [("memory", &mut manifest.memory), ("state", &mut manifest.state)] {
+            let path = folder.join(file);
+            if record.looks_like(&path)? && !thorough {
+                continue;
+            }
+            let now = FileRecord::of(&self.key, &path)?;
+            if now.bytes != record.bytes {
+                return Err(damaged(format!(
+                    "{file} has {} bytes instead of {}",
+                    now.bytes, record.bytes
+                )));
+            }
+            if now.digest != record.digest {
+                return Err(damaged(format!("{file} is not what was written")));
+            }
+            changed |= now != *record;
+            *record = now;
+        }
+        if changed {
+            write_manifest(&path, &manifest.seal(&self.key))?;
+        }
+        Ok(Some(Found {
+            memory: folder.join("memory"),
+            state: folder.join("state"),
+            created_ms: manifest.created_ms,
+            digest,
+        }))
+    }
+
+    /// Notes that a snapshot is used: the folder's mtime is what eviction goes by.
+    pub(crate) fn touch(&self, digest: &Digest) {
+        let now = SystemTime::now();
+        if let Ok(folder) = File::open(self.folder(digest)) {
+            let _ = folder.set_modified(now);
+        }
+    }
+
+    /// Authenticates what a boot has written to `made` (`memory` and `state`, fsynced) and puts it into place.
+    pub(crate) fn publish(&self, key: &SnapshotKey, made: &Path) -> Result<Found, SnapshotError> {
+        let digest = key.digest();
+        let memory = FileRecord::of(&self.key, &made.join("memory"))?;
+        let state = FileRecord::of(&self.key, &made.join("state"))?;
+        let created_ms = now_ms();
+        let manifest = Manifest::new(key.clone(), created_ms, memory, state);
+        write_manifest(&made.join("manifest.json"), &manifest.seal(&self.key))?;
+        let folder = self.folder(&digest);
+        match fs::rename(made, &folder) {
+            Ok(()) => {}
+            // Somebody was faster, lock or no lock: theirs is as good.
+            Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+            Err(source) => {
+                return Err(SnapshotError::File {
+                    step: "rename",
+                    path: made.to_owned(),
+                    source,
+                });
+            }
+        }
+        sync_dir(&self.dir).map_err(unwrap_file)?;
+        match self.look(key, false)? {
+            Lookup::Good(found) => Ok(found),
+            _ => Err(SnapshotError::Damaged {
+                name: digest.to_string(),
+                what: "just made".to_owned(),
+            }),
+        }
+    }
+
+    /// Removes a snapshot. Who has it open keeps it. Moved aside first, so that nobody sees half of one.
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), SnapshotError> {
+        let folder = self.folder(digest);
+        let aside = self
+            .data
+            .tmp()
+            .join(format!("snapshot-{}-{}", digest.short(), std::process::id()));
+        let err = |step, path: &Path| {
+            let path = path.to_owned();
+            move |source| SnapshotError::File { step, path, source }
+        };
+        let _ = fs::remove_dir_all(&aside);
+        match fs::rename(&folder, &aside) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(err("move", &folder)(e)),
+        }
+        fs::remove_dir_all(&aside).map_err(err("remove", &aside))
+    }
+
+    /// Refuses to begin a boot that cannot end: its memory has to fit on the disk.
+    pub(crate) fn check_space(&self, memory: ByteSize) -> Result<(), SnapshotError> {
+        // What a booted and warmed guest has touched; more memory is not touched more.
+        let needed = memory.min(ByteSize::mib(512));
+        let free = ByteSize(self.data.free_bytes().map_err(unwrap_file)?);
+        if free < needed {
+            return Err(SnapshotError::NoSpace {
+                path: self.dir.clone(),
+                free,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// All snapshots, the longest unused first.
+    pub(crate) fn list(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+        let err = |source| SnapshotError::File {
+            step: "list",
+            path: self.dir.clone(),
+            source,
+        };
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(err)? {
+            let entry = entry.map_err(err)?;
+            let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<Digest>().ok()) else {
+                continue;
+            };
+            // It may go while we look.
+            let Ok(meta) = entry.metadata() else { continue };
+            let blocks = |file| fs::metadata(entry.path().join(file)).map_or(0, |m| m.blocks() * 512);
+            all.push(SnapshotInfo {
+                name: name.to_string(),
+                bytes: ByteSize(blocks("memory") + blocks("state")),
+                last_use: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            });
+        }
+        all.sort_by_key(|s| s.last_use);
+        Ok(all)
+    }
+
+    /// Removes the longest unused until the rest fits the budget; never `keep`, nor one that somebody makes just now.
+    pub(crate) fn evict(&self, keep: &Digest) -> Result<Vec<Notice>, SnapshotError> {
+        let all = self.list()?;
+        let mut total: u64 = all.iter().map(|s| s.bytes.0).sum();
+        let mut gone = Vec::new();
+        for snapshot in all {
+            if total <= self.limits.budget.0 {
+                break;
+            }
+            let Ok(digest) = snapshot.name.parse::<Digest>() else {
+                continue;
+            };
+            if digest == *keep {
+                continue;
+            }
+            let Some(lock) = self.try_lock(&digest).map_err(unwrap_file)? else {
+                continue;
+            };
+            self.remove(&digest)?;
+            let _ = fs::remove_file(lock.path());
+            total = total.saturating_sub(snapshot.bytes.0);
+            gone.push(Notice::Evicted {
+                name: digest.short().to_owned(),
+                bytes: snapshot.bytes,
+            });
+        }
+        Ok(gone)
+    }
+}
+
+fn write_manifest(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+    write_atomic(path, bytes).map_err(unwrap_file)
+}
+
+/// The store's file errors are this module's.
+fn unwrap_file(error: StoreError) -> SnapshotError {
+    match error {
+        StoreError::File { step, path, source } => SnapshotError::File { step, path, source },
+        other => SnapshotError::File {
+            step: "use",
+            path: PathBuf::from("the data folder"),
+            source: std::io::Error::other(other),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::key::tests::key;
+
+    fn store(limits: SnapshotLimits) -> (tempfile::TempDir, SnapshotStore) {
+        let tmp = tempfile::tempdir().unwrap();
+        let data = DataDir::open(Some(tmp.path().join("d"))).unwrap();
+        let store = SnapshotStore::open(&data, limits).unwrap();
+        (tmp, store)
+    }
+
+    fn make(store: &SnapshotStore, key: &SnapshotKey) -> Found {
+        let made = store.data.run().join("made");
+        fs::create_dir(&made).unwrap();
+        fs::write(made.join("memory"), vec![7u8; 200_000]).unwrap();
+        fs::write(made.join("state"), "devices").unwrap();
+        let found = store.publish(key, &made).unwrap();
+        let _ = fs::remove_dir_all(&made);
+        found
+    }
+
+    fn reason(lookup: Lookup) -> String {
+        match lookup {
+            Lookup::Useless { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_published_is_found() {
+        let (_tmp, store) = store(SnapshotLimits::default());
+        let key = key();
+        assert!(matches!(store.look(&key, false).unwrap(), Lookup::Missing));
+        make(&store, &key);
+        assert!(matches!(store.look(&key, false).unwrap(), Lookup::Good(_)));
+        assert!(matches!(store.look(&key, true).unwrap(), Lookup::Good(_)));
+        // A second maker's copy is dropped.
+        make(&store, &key);
+        assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(store.data.run()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn truncated_changed_and_lost_files_are_noticed() {
+        let (_tmp, store) = store(SnapshotLimits::default());
+        let key = key();
+        let remake = || {
+            store.remove(&key.digest()).unwrap();
+            make(&store, &key)
+        };
+        let found = remake();
+        File::options()
+            .write(true)
+            .open(&found.memory)
+            .unwrap()
+            .set_len(1000)
+            .unwrap();
+        assert!(reason(store.look(&key, false).unwrap()).contains("1000 bytes instead of 200000"));
+
+        let found = remake();
+        let mut bytes = fs::read(&found.memory).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(&found.memory, bytes).unwrap();
+        assert!(reason(store.look(&key, false).unwrap()).contains("memory is not what was written"));
+
+        let found = remake();
+        fs::remove_file(&found.state).unwrap();
+        assert!(reason(store.look(&key, false).unwrap()).contains("state"));
+
+        let found = remake();
+        fs::remove_file(found.state.with_file_name("manifest.json")).unwrap();
+        assert!(reason(store.look(&key, false).unwrap()).contains("no manifest"));
+    }
+
+    #[test]
+    fn a_copied_snapshot_is_read_whole_and_then_recorded() {
+        let (_tmp, store) = store(SnapshotLimits::default());
+        let key = key();
+        let found = make(&store, &key);
+        let copy = found.memory.with_file_name("copy");
+        fs::copy(&found.memory, &copy).unwrap();
+        fs::rename(&copy, &found.memory).unwrap();
+        let manifest = found.memory.with_file_name("manifest.json");
+        let before = fs::read(&manifest).unwrap();
+        assert!(matches!(store.look(&key, false).unwrap(), Lookup::Good(_)));
+        assert_ne!(before, fs::read(&manifest).unwrap());
+    }
+
+    #[test]
+    fn a_snapshot_under_another_name_is_refused() {
+        let (_tmp, store) = store(SnapshotLimits::default());
+        let (key, mut other) = (key(), key());
+        other.cpu = "another".into();
+        make(&store, &key);
+        fs::rename(store.folder(&key.digest()), store.folder(&other.digest())).unwrap();
+        assert!(reason(store.look(&other, false).unwrap()).contains("another snapshot's"));
+    }
+
+    #[test]
+    fn old_ones_are_made_anew_and_unused_ones_go() {
+        let limits = SnapshotLimits {
+            budget: ByteSize(500_000),
+            max_age: Duration::ZERO,
+        };
+        let (_tmp, store) = store(limits);
+        let keys: Vec<_> = (1..=3).map(|n| SnapshotKey { vcpus: n, ..key() }).collect();
+        for (n, key) in keys.iter().enumerate() {
+            make(&store, key);
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(100 + n as u64);
+            File::open(store.folder(&key.digest()))
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+        }
+        store.touch(&keys[0].digest());
+        let gone = store.evict(&keys[2].digest()).unwrap();
+        assert_eq!(gone.len(), 1);
+        let names: Vec<_> = store.list().unwrap().into_iter().map(|s| s.name).collect();
+        assert!(
+            !names.contains(&keys[1].digest().to_string()),
+            "the longest unused went"
+        );
+        assert!(!store.dir.join(format!("{}.lock", keys[1].digest())).exists());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(reason(store.look(&keys[0], false).unwrap()).contains("days old"));
+    }
+}

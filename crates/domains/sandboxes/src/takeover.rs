@@ -1,0 +1,179 @@
+//! Taking over from owners that died: an idempotent pass over what they left.
+//!
+//! ```text
+//!   for each dead owner (its lock is free, and now ours)
+//!     for each of its VMs: end the VMM, wait, remove the run folder, remove the row      [teardown]
+//!     forget the owner, if nothing is left
+//!   rows without any owner file, run folders without any row: the same
+//! ```
+//!
+//! Session disks are not touched: they belong to sessions, and outlive every owner.
+
+use crate::{
+    EngineError,
+    teardown::{Process, TeardownReport, remove_folder, teardown},
+};
+use omnirun_ids::SandboxId;
+use omnirun_store::{
+    DataDir, Db, DeadOwner, FileLock, OwnerId, StoreError, VmRow, Vms, dead_owners, living_owners,
+};
+use omnirun_vm_machine::Why;
+use omnirun_vmm::{VmIdentity, Vmm};
+use std::{collections::HashSet, fmt, fs, path::PathBuf};
+
+/// What a takeover found and removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakeoverReport {
+    /// Dead owners, in words.
+    pub owners: Vec<String>,
+    /// Their VMs.
+    pub sandboxes: Vec<TeardownReport>,
+    /// Run folders of nobody.
+    pub folders: Vec<PathBuf>,
+}
+
+impl TakeoverReport {
+    /// Whether there was nothing.
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty() && self.sandboxes.is_empty() && self.folders.is_empty()
+    }
+
+    /// Whether all of it is gone.
+    pub fn is_clean(&self) -> bool {
+        self.sandboxes.iter().all(TeardownReport::is_clean)
+    }
+
+    /// One line for each thing.
+    pub fn lines(&self) -> Vec<String> {
+        let owners = self.owners.iter().cloned();
+        let sandboxes = self.sandboxes.iter().map(ToString::to_string);
+        let folders = self
+            .folders
+            .iter()
+            .map(|f| format!("run folder {} of no sandbox", f.display()));
+        owners.chain(sandboxes).chain(folders).collect()
+    }
+}
+
+impl fmt::Display for TakeoverReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
+}
+
+/// Runs the pass.
+///
+/// # Errors
+/// [`EngineError::Store`] if the data folder cannot be read. What cannot be removed is in the report.
+pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<TakeoverReport, EngineError> {
+    let vms = Vms::new(db);
+    let mut report = TakeoverReport::default();
+    for owner in dead_owners(data)? {
+        let mut clean = true;
+        for row in vms.of_owner(&owner.id)? {
+            let one = end(&row, &vms, vmm).await;
+            clean &= one.is_clean();
+            report.sandboxes.push(one);
+        }
+        report.owners.push(describe(&owner));
+        if clean {
+            owner.forget()?;
+        }
+    }
+    // What has no owner's file at all is rare (somebody removed one); one process at a time looks after it.
+    if let Some(_lock) = FileLock::try_exclusive(&data.run().join(".sweep"))? {
+        for row in ownerless(data, &vms)? {
+            report.sandboxes.push(end(&row, &vms, vmm).await);
+        }
+        for identity in folders_without_row(data, &vms)? {
+            // A VMM without a row cannot be, but a folder is the last place where one would show.
+            let _ = vmm.reap(&identity).await;
+            if remove_folder(&identity.run_dir).unwrap_or(false) {
+                report.folders.push(identity.run_dir);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// What [`take_over`] would find, without touching it.
+///
+/// # Errors
+/// [`EngineError::Store`].
+pub fn look(data: &DataDir, db: &Db) -> Result<Vec<String>, EngineError> {
+    let vms = Vms::new(db);
+    let mut lines = Vec::new();
+    let mut rows = Vec::new();
+    for owner in dead_owners(data)? {
+        rows.extend(vms.of_owner(&owner.id)?);
+        lines.push(describe(&owner));
+    }
+    rows.extend(ownerless(data, &vms)?);
+    lines.extend(
+        rows.iter()
+            .map(|r| format!("{}: {} ({})", r.id, r.purpose, r.state.as_str())),
+    );
+    let folders = folders_without_row(data, &vms)?;
+    lines.extend(
+        folders
+            .iter()
+            .map(|f| format!("run folder {} of no sandbox", f.run_dir.display())),
+    );
+    Ok(lines)
+}
+
+fn describe(owner: &DeadOwner) -> String {
+    match &owner.info {
+        Some(info) => format!("{} (process {}) is dead", info.command, info.pid),
+        None => format!("{} is dead", owner.id),
+    }
+}
+
+async fn end(row: &VmRow, vms: &Vms, vmm: &dyn Vmm) -> TeardownReport {
+    let identity = VmIdentity {
+        sandbox: row.id.clone(),
+        run_dir: row.run_dir.clone(),
+    };
+    let why = Why::Failed {
+        step: "own",
+        reason: "its owner died".to_owned(),
+    };
+    teardown(&identity, Process::Unknown(vmm), vms, why).await
+}
+
+/// Rows whose owner has no file. Rows are read first: an owner's file is there before its first row.
+fn ownerless(data: &DataDir, vms: &Vms) -> Result<Vec<VmRow>, StoreError> {
+    let mut rows = vms.all()?;
+    // A dead owner that another process is clearing up after counts as living: its lock is held.
+    let mut known: HashSet<OwnerId> = living_owners(data)?.into_iter().map(|(id, _)| id).collect();
+    known.extend(dead_owners(data)?.into_iter().map(|owner| owner.id));
+    rows.retain(|row| !known.contains(&row.owner));
+    Ok(rows)
+}
+
+/// Run folders that have no row. Folders are listed first: a row is there before its folder.
+fn folders_without_row(data: &DataDir, vms: &Vms) -> Result<Vec<VmIdentity>, StoreError> {
+    let run = data.run();
+    let err = |source| StoreError::File {
+        step: "list",
+        path: run.clone(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&run).map_err(err)? {
+        let entry = entry.map_err(err)?;
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<SandboxId>().ok());
+        if let Some(sandbox) = id.filter(|id| id.as_str().starts_with("sbx_")) {
+            found.push(VmIdentity {
+                sandbox,
+                run_dir: entry.path(),
+            });
+        }
+    }
+    let known: HashSet<SandboxId> = vms.all()?.into_iter().map(|row| row.id).collect();
+    found.retain(|identity| !known.contains(&identity.sandbox));
+    Ok(found)
+}
