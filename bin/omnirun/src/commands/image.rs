@@ -1,13 +1,216 @@
-//! `omnirun image`
+//! `omnirun image`: builds, lists, shows and removes what microVMs boot from. The work is in `omnirun_images`; this is
+//! its words.
 
-use crate::Global;
-use std::process::ExitCode;
+mod progress;
+mod show;
 
-/// Build and manage images.
+use crate::{Global, output};
+use anyhow::Context;
+use clap::Subcommand;
+use omnirun_ids::{ByteSize, Digest, TemplateName};
+use omnirun_images::{BuildOptions, ImageStore, Recipe};
+use omnirun_store::{
+    DataDir, Db,
+    sessions::{Durability, Sessions},
+};
+use std::{collections::BTreeMap, process::ExitCode};
+
+/// Build and manage images: what microVMs boot from.
+///
+/// An image is made of Debian packages by a recipe, a small TOML file. `omnirun image build` makes the default one;
+/// a recipe of your own is given by its path, or by name once it lies in DATA_DIR/templates.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Build(BuildArgs),
+    /// List templates that have an image.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what an image was made of.
+    Inspect {
+        /// The template.
+        #[arg(default_value = "default")]
+        template: TemplateName,
+        /// Hash every file, to see that none has changed.
+        #[arg(long)]
+        verify: bool,
+        /// Print the manifest.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a template's image. Refused while a session uses it.
+    Rm {
+        /// The templates.
+        #[arg(required = true)]
+        templates: Vec<TemplateName>,
+        /// Remove it although sessions use it. Their disks and the base they need stay until the sessions go.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Remove files that no image names and no session uses.
+    Gc {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Build a template's image, if it is not there.
+#[derive(clap::Args)]
+struct BuildArgs {
+    /// A template's name, or the path of a recipe.
+    #[arg(default_value = "default", value_name = "TEMPLATE|FILE.toml")]
+    template: String,
+    /// Where Debian packages come from. Default: Debian's own mirrors.
+    #[arg(long, value_name = "URL", value_parser = mirror_url)]
+    mirror: Option<String>,
+    /// Build even if the image is there, with the packages that the mirror has now.
+    #[arg(long)]
+    force: bool,
+    /// End with one JSON line on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A mirror goes into apt's sources, where a blank would end it.
+fn mirror_url(text: &str) -> Result<String, String> {
+    let ok = ["http://", "https://", "file:///"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    if !ok || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("give a URL, for example http://deb.debian.org/debian".to_owned());
+    }
+    Ok(text.to_owned())
+}
 
 /// Runs the command.
-pub fn main(_global: &Global, _args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
+    for line in omnirun_images::sweep(&data.tmp()) {
+        anstream::eprintln!("removed {line}");
+    }
+    let store = ImageStore::open(data.root())?;
+    match args.command {
+        Command::Build(args) => build(&store, &args),
+        Command::Ls { json } => show::list(&store, json),
+        Command::Inspect {
+            template,
+            verify,
+            json,
+        } => show::inspect(&store, &template, verify, json),
+        Command::Rm { templates, force } => remove(&data, &store, &templates, force),
+        Command::Gc { json } => collect(&data, &store, json),
+    }
+}
+
+fn build(store: &ImageStore, args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    let recipe = Recipe::find(&args.template, store.recipes())?;
+    let options = BuildOptions {
+        mirror: args.mirror.clone(),
+        force: args.force,
+    };
+    let name = recipe.template.name.clone();
+    let progress = progress::Shown::new(&name);
+    let started = std::time::Instant::now();
+    let runtime = output::runtime()?;
+    let built = runtime.block_on(async {
+        tokio::select! {
+            // Dropping the build ends what it started and removes what it wrote.
+            built = store.build(&recipe, &options, &progress) => Some(built),
+            _ = interrupted() => None,
+        }
+    });
+    progress.finish();
+    let Some(built) = built else {
+        anstream::eprintln!("omnirun: interrupted; nothing of the build is left");
+        return Ok(ExitCode::from(130));
+    };
+    let built = built?;
+    let seconds = started.elapsed().as_secs_f64();
+    if built.fresh {
+        anstream::eprintln!("built {} in {seconds:.0} s", show::summary(&built.manifest));
+    } else {
+        anstream::eprintln!(
+            "{} is there; --force builds it anew",
+            show::summary(&built.manifest)
+        );
+    }
+    if args.json {
+        let line = serde_json::json!({
+            "template": name, "fresh": built.fresh, "seconds": seconds, "manifest": built.manifest,
+        });
+        anstream::println!("{line}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn remove(
+    data: &DataDir,
+    store: &ImageStore,
+    templates: &[TemplateName],
+    force: bool,
+) -> anyhow::Result<ExitCode> {
+    let users = bases_in_use(data)?;
+    for name in templates {
+        let users = match store.manifest(name) {
+            Ok(manifest) => users.get(&manifest.base.image.digest).copied().unwrap_or(0),
+            // A damaged one names no base that could be looked up.
+            Err(omnirun_images::ImageError::DamagedManifest { .. }) if force => 0,
+            Err(error) => return Err(error.into()),
+        };
+        store.remove(name, users, force)?;
+        anstream::eprintln!("removed the image of {name}; its files go with: omnirun image gc");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn collect(data: &DataDir, store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
+    let progress = progress::Shown::new(&"gc");
+    let bound: Vec<Digest> = bases_in_use(data)?.into_keys().collect();
+    let removed = output::runtime()?.block_on(store.gc(bound, &progress));
+    progress.finish();
+    let removed = removed?;
+    if json {
+        let line = serde_json::json!({ "removed": removed.files.len(), "bytes": removed.bytes() });
+        anstream::println!("{line}");
+    } else {
+        anstream::println!(
+            "removed {} files, {}",
+            removed.files.len(),
+            ByteSize(removed.bytes())
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Digests of the bases that session disks lie over, and how many lie over each.
+fn bases_in_use(data: &DataDir) -> anyhow::Result<BTreeMap<Digest, usize>> {
+    let db = Db::open(data).context("cannot open the state database")?;
+    let sessions = Sessions::new(&db, data, Durability::default())?;
+    let mut users = BTreeMap::new();
+    for session in sessions.list()? {
+        *users.entry(session.base).or_default() += 1;
+    }
+    Ok(users)
 }

@@ -76,7 +76,12 @@ impl Blobs {
     }
 
     /// Whether a blob is there and whole.
-    pub(crate) fn check(&self, template: &TemplateName, what: &'static str, blob: &Blob) -> Result<PathBuf, ImageError> {
+    pub(crate) fn check(
+        &self,
+        template: &TemplateName,
+        what: &'static str,
+        blob: &Blob,
+    ) -> Result<PathBuf, ImageError> {
         let path = self.path(&blob.digest);
         let damaged = |damage| ImageError::DamagedBlob {
             template: template.clone(),
@@ -101,7 +106,12 @@ impl Blobs {
     }
 
     /// Hashes a blob, whatever its inode says.
-    pub(crate) fn verify(&self, template: &TemplateName, what: &'static str, blob: &Blob) -> Result<(), ImageError> {
+    pub(crate) fn verify(
+        &self,
+        template: &TemplateName,
+        what: &'static str,
+        blob: &Blob,
+    ) -> Result<(), ImageError> {
         let path = self.path(&blob.digest);
         let damage = match hash(&path, |_| {}) {
             Ok((digest, _)) if digest == blob.digest => return Ok(()),
@@ -194,11 +204,26 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"KERNEL").unwrap();
         let error = blobs.check(&name, "kernel", &blob).unwrap_err().to_string();
-        assert!(error.contains("not what it was") && error.contains("--force t"), "{error}");
+        assert!(
+            error.contains("not what it was") && error.contains("--force t"),
+            "{error}"
+        );
         fs::write(&path, b"kern").unwrap();
-        assert!(blobs.check(&name, "kernel", &blob).unwrap_err().to_string().contains("not as long"));
+        assert!(
+            blobs
+                .check(&name, "kernel", &blob)
+                .unwrap_err()
+                .to_string()
+                .contains("not as long")
+        );
         fs::remove_file(&path).unwrap();
-        assert!(blobs.check(&name, "kernel", &blob).unwrap_err().to_string().contains("missing"));
+        assert!(
+            blobs
+                .check(&name, "kernel", &blob)
+                .unwrap_err()
+                .to_string()
+                .contains("missing")
+        );
     }
 
     #[test]

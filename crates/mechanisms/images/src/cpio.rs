@@ -47,7 +47,11 @@ impl Cpio {
 
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.inode += 1;
-        let links = if mode & DIRECTORY != 0 && mode & REGULAR == 0 { 2 } else { 1 };
+        let links = if mode & DIRECTORY != 0 && mode & REGULAR == 0 {
+            2
+        } else {
+            1
+        };
         let fields = [
             self.inode,
             mode,
@@ -130,7 +134,10 @@ mod tests {
         assert_eq!(entries.len(), 8);
         assert_eq!(entries[0], ("dev".to_owned(), 0o040_755, vec![]));
         assert_eq!(entries[1].1, 0o020_600);
-        assert_eq!(entries[6], ("init".to_owned(), 0o100_755, b"#!/bin/sh\n".to_vec()));
+        assert_eq!(
+            entries[6],
+            ("init".to_owned(), 0o100_755, b"#!/bin/sh\n".to_vec())
+        );
     }
 
     #[test]
@@ -148,7 +155,12 @@ mod tests {
         let out = child.wait_with_output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
         assert!(out.status.success(), "{text}");
-        for line in ["drwxr-xr-x", "crw-------", "-rwxr-xr-x   1 0        0              10", "5,   1"] {
+        for line in [
+            "drwxr-xr-x",
+            "crw-------",
+            "-rwxr-xr-x   1 0        0              10",
+            "5,   1",
+        ] {
             assert!(text.contains(line), "{line}: {text}");
         }
     }

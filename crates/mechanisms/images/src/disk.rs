@@ -73,10 +73,20 @@ fn format(path: &Path, bytes: u64) -> Result<(), ImageError> {
         .open(path)
         .map_err(file("create", path))?;
     f.set_len(bytes).map_err(file("size", path))?;
-    let extended = format!("lazy_itable_init=0,lazy_journal_init=0,nodiscard,hash_seed={UUID},root_owner=0:0");
+    let extended =
+        format!("lazy_itable_init=0,lazy_journal_init=0,nodiscard,hash_seed={UUID},root_owner=0:0");
     let output = Command::new(&mkfs)
-        .args(["-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-U", UUID, "-L", "omnirun"])
-        .args(["-O", FEATURES, "-E", &extended, "-J", &format!("size={JOURNAL_MIB}")])
+        .args([
+            "-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-U", UUID, "-L", "omnirun",
+        ])
+        .args([
+            "-O",
+            FEATURES,
+            "-E",
+            &extended,
+            "-J",
+            &format!("size={JOURNAL_MIB}"),
+        ])
         .arg(path)
         // Without the host's profile of defaults.
         .env("MKE2FS_CONFIG", "/dev/null")
@@ -101,7 +111,11 @@ fn copy_without_zeros(from: &Path, to: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
     const BLOCK: usize = 4096;
     let source = fs::File::open(from)?;
-    let target = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(to)?;
+    let target = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(to)?;
     let len = source.metadata()?.len();
     target.set_len(len)?;
     let mut buffer = vec![0; 256 * BLOCK];
@@ -214,8 +228,17 @@ mod tests {
         copy_sparse(&from, &to).unwrap();
         assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
         assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20);
-        assert!(copy_sparse(&from, &to).is_err(), "an existing file is not overwritten");
-        copy_bytes(&f_open(&from), &fs::OpenOptions::new().write(true).open(&to).unwrap(), 0, 100).unwrap();
+        assert!(
+            copy_sparse(&from, &to).is_err(),
+            "an existing file is not overwritten"
+        );
+        copy_bytes(
+            &f_open(&from),
+            &fs::OpenOptions::new().write(true).open(&to).unwrap(),
+            0,
+            100,
+        )
+        .unwrap();
     }
 
     fn f_open(path: &Path) -> fs::File {
@@ -228,7 +251,9 @@ mod tests {
         let store = ImageStore::open_with(dir.path(), b"agent").unwrap();
         let size = ByteSize::gib(1);
         let paths: Vec<_> = std::thread::scope(|s| {
-            let threads: Vec<_> = (0..3).map(|_| s.spawn(|| store.session_disk_template(size).unwrap())).collect();
+            let threads: Vec<_> = (0..3)
+                .map(|_| s.spawn(|| store.session_disk_template(size).unwrap()))
+                .collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert!(paths.iter().all(|p| *p == paths[0]));
@@ -237,7 +262,10 @@ mod tests {
         assert!(meta.blocks() * 512 < 2 << 20, "{} KiB", meta.blocks() / 2);
         // ext4's magic, at 1,024 + 56.
         let mut magic = [0; 2];
-        fs::File::open(&paths[0]).unwrap().read_exact_at(&mut magic, 1080).unwrap();
+        fs::File::open(&paths[0])
+            .unwrap()
+            .read_exact_at(&mut magic, 1080)
+            .unwrap();
         assert_eq!(magic, [0x53, 0xef]);
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }

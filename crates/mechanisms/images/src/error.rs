@@ -138,7 +138,9 @@ pub enum ImageError {
         package: String,
     },
     /// The image is in use.
-    #[error("template {template} is used by {users} session(s); remove them with omnirun session rm, or give --force")]
+    #[error(
+        "template {template} is used by {users} session(s); remove them with omnirun session rm, or give --force"
+    )]
     InUse {
         /// The template.
         template: TemplateName,

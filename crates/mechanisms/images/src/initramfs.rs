@@ -79,7 +79,10 @@ mod tests {
         let archive = modules_archive(&[module("netfs.ko"), module("erofs.ko")]);
         let entries = cpio::read(&compose(b"agent", &template, &archive));
         let content = |path: &str| {
-            let entry = entries.iter().find(|(p, ..)| p == path).unwrap_or_else(|| panic!("{path}"));
+            let entry = entries
+                .iter()
+                .find(|(p, ..)| p == path)
+                .unwrap_or_else(|| panic!("{path}"));
             String::from_utf8_lossy(&entry.2).into_owned()
         };
         assert_eq!(content("init"), "agent");

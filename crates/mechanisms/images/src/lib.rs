@@ -34,4 +34,4 @@ pub use image::{Image, Template};
 pub use manifest::{Base, Blob, Initramfs, Kernel, Manifest, Package, Source};
 pub use progress::{Progress, Silent};
 pub use recipe::{Recipe, known as known_recipes};
-pub use store::{BuildOptions, Built, ImageStore, Removed};
+pub use store::{BuildOptions, Built, ImageStore, Listed, Removed};

@@ -236,7 +236,10 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("default.json");
         fs::write(&path, GOLDEN).unwrap();
-        assert_eq!(Manifest::read(&"default".parse().unwrap(), &path).unwrap(), sample());
+        assert_eq!(
+            Manifest::read(&"default".parse().unwrap(), &path).unwrap(),
+            sample()
+        );
     }
 
     #[test]
@@ -244,12 +247,21 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.json");
         let name: TemplateName = "default".parse().unwrap();
-        assert!(matches!(Manifest::read(&name, &path), Err(ImageError::NoImage { .. })));
+        assert!(matches!(
+            Manifest::read(&name, &path),
+            Err(ImageError::NoImage { .. })
+        ));
         fs::write(&path, &GOLDEN[..GOLDEN.len() / 2]).unwrap();
         let error = Manifest::read(&name, &path).unwrap_err();
-        assert!(error.to_string().contains("omnirun image build --force default"), "{error}");
+        assert!(
+            error.to_string().contains("omnirun image build --force default"),
+            "{error}"
+        );
         fs::write(&path, "{\"version\": 2, \"new\": true}").unwrap();
-        assert!(matches!(Manifest::read(&name, &path), Err(ImageError::NewerManifest { found: 2, .. })));
+        assert!(matches!(
+            Manifest::read(&name, &path),
+            Err(ImageError::NewerManifest { found: 2, .. })
+        ));
         fs::write(&path, GOLDEN).unwrap();
         let other = Manifest::read(&"other".parse().unwrap(), &path);
         assert!(matches!(other, Err(ImageError::DamagedManifest { .. })));

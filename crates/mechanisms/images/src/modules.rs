@@ -88,11 +88,12 @@ pub(crate) fn collect(folder: &Path) -> Result<Vec<Module>, ImageError> {
         let path = folder.join(name);
         fs::read_to_string(&path).map_err(file("read", path))
     };
-    let order =
-        resolve(&NEEDED, &read("modules.dep")?, &read("modules.builtin")?).map_err(|missing| ImageError::Unexpected {
+    let order = resolve(&NEEDED, &read("modules.dep")?, &read("modules.builtin")?).map_err(|missing| {
+        ImageError::Unexpected {
             what: "the kernel package".to_owned(),
             reason: format!("it has no module {missing}, and it is not built in"),
-        })?;
+        }
+    })?;
     order
         .iter()
         .map(|path| {
@@ -167,7 +168,10 @@ kernel/b.ko: kernel/a.ko
 
     #[test]
     fn a_cycle_ends() {
-        assert_eq!(resolve(&["a"], DEP, BUILTIN).unwrap(), ["kernel/b.ko", "kernel/a.ko"]);
+        assert_eq!(
+            resolve(&["a"], DEP, BUILTIN).unwrap(),
+            ["kernel/b.ko", "kernel/a.ko"]
+        );
     }
 
     #[test]
@@ -177,7 +181,11 @@ kernel/b.ko: kernel/a.ko
         let mut xz = xz2::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&elf).unwrap();
         let zst = zstd::stream::encode_all(elf.as_slice(), 1).unwrap();
-        for (file, content) in [("m.ko", elf.clone()), ("m.ko.xz", xz.finish().unwrap()), ("m.ko.zst", zst)] {
+        for (file, content) in [
+            ("m.ko", elf.clone()),
+            ("m.ko.xz", xz.finish().unwrap()),
+            ("m.ko.zst", zst),
+        ] {
             let path = dir.path().join(file);
             fs::write(&path, content).unwrap();
             assert_eq!(decompressed(&path).unwrap(), elf, "{file}");

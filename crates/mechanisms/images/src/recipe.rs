@@ -60,7 +60,8 @@ impl Recipe {
             path: path.to_owned(),
             reason,
         };
-        let file: RecipeFile = toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let file: RecipeFile =
+            toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
         if let Some(bad) = file.packages.iter().find(|p| !is_package(p)) {
             return Err(wrong(format!("{bad:?} is not the name of a Debian package")));
         }
@@ -75,10 +76,14 @@ impl Recipe {
         }
         for (key, value) in &file.env {
             if !is_env_name(key) {
-                return Err(wrong(format!("{key:?} is not the name of an environment variable")));
+                return Err(wrong(format!(
+                    "{key:?} is not the name of an environment variable"
+                )));
             }
             if value.chars().any(|c| c == '\0' || c == '\n') {
-                return Err(wrong(format!("the value of {key} has a line break or a NUL in it")));
+                return Err(wrong(format!(
+                    "the value of {key} has a line break or a NUL in it"
+                )));
             }
         }
         Ok(Self {
@@ -180,7 +185,8 @@ fn is_package(s: &str) -> bool {
 fn is_user(s: &str) -> bool {
     (1..=32).contains(&s.len())
         && s.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+        && s.bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
 
 fn is_clean_path(s: &str) -> bool {

@@ -25,7 +25,6 @@ use omnirun_ids::{Digest, TemplateName};
 use omnirun_store::{FileLock, write_atomic};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -63,20 +62,6 @@ pub struct Built {
     pub fresh: bool,
 }
 
-/// What was removed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Names and sizes of files.
-    pub files: Vec<(String, u64)>,
-}
-
-impl Removed {
-    /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
 impl ImageStore {
     /// Opens the images of a data folder, with the agent that this program carries.
     ///
@@ -85,7 +70,11 @@ impl ImageStore {
     pub fn open(data_dir: &Path) -> Result<Self, ImageError> {
         // The digest was taken when the agent was embedded; one that is none cannot be, and hashing covers it.
         let digest = omnirun_guest_bin::GUEST_SHA256.parse();
-        Self::with_agent(data_dir, omnirun_guest_bin::GUEST, digest.unwrap_or_else(|_| sha256(omnirun_guest_bin::GUEST)))
+        Self::with_agent(
+            data_dir,
+            omnirun_guest_bin::GUEST,
+            digest.unwrap_or_else(|_| sha256(omnirun_guest_bin::GUEST)),
+        )
     }
 
     #[cfg(test)]
@@ -157,25 +146,6 @@ impl ImageStore {
         Manifest::read(name, &self.manifest_path(name))
     }
 
-    /// All templates that have an image, by name. A damaged one is an error of its own.
-    ///
-    /// # Errors
-    /// [`ImageError::File`] if the folder cannot be listed.
-    pub fn list(&self) -> Result<Vec<(TemplateName, Result<Manifest, ImageError>)>, ImageError> {
-        let folder = self.folder.join("templates");
-        let mut all = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(file("list", &folder))? {
-            let entry = entry.map_err(file("list", &folder))?;
-            let file_name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(Ok(name)) = file_name.strip_suffix(".json").map(str::parse::<TemplateName>) {
-                let manifest = self.manifest(&name);
-                all.push((name, manifest));
-            }
-        }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(all)
-    }
-
     /// Hashes every file of a template's image.
     ///
     /// # Errors
@@ -206,8 +176,12 @@ impl ImageStore {
         if let Some(built) = self.current(recipe, options)? {
             return Ok(built);
         }
-        let mirror = options.mirror.as_deref().unwrap_or(DEFAULT_MIRROR).trim_end_matches('/');
-        let known: Vec<Manifest> = self.list()?.into_iter().filter_map(|(_, m)| m.ok()).collect();
+        let mirror = options
+            .mirror
+            .as_deref()
+            .unwrap_or(DEFAULT_MIRROR)
+            .trim_end_matches('/');
+        let known: Vec<Manifest> = self.list()?.into_iter().filter_map(|l| l.manifest.ok()).collect();
         let parts = build::parts(&host, &self.tmp, recipe, mirror, &known, &self.blobs, progress).await?;
         progress.step("writing the initramfs");
         let manifest = Manifest {
@@ -224,7 +198,10 @@ impl ImageStore {
             tools: Host::tool_versions(),
         };
         self.publish(&manifest)?;
-        Ok(Built { manifest, fresh: true })
+        Ok(Built {
+            manifest,
+            fresh: true,
+        })
     }
 
     /// The image as it is, if it is what the recipe asks for. A recipe of which only the processes' side changed (user's
@@ -251,12 +228,18 @@ impl ImageStore {
             ("module archive", &manifest.kernel.modules),
             ("base disk", &manifest.base.image),
         ];
-        if whole.into_iter().any(|(what, blob)| self.blobs.check(name, what, blob).is_err()) {
+        if whole
+            .into_iter()
+            .any(|(what, blob)| self.blobs.check(name, what, blob).is_err())
+        {
             return Ok(None);
         }
         if manifest.recipe == recipe.digest() {
             let manifest = self.refreshed(manifest)?;
-            return Ok(Some(Built { manifest, fresh: false }));
+            return Ok(Some(Built {
+                manifest,
+                fresh: false,
+            }));
         }
         let manifest = Manifest {
             template: recipe.template.clone(),
@@ -266,7 +249,10 @@ impl ImageStore {
             ..manifest
         };
         self.publish(&manifest)?;
-        Ok(Some(Built { manifest, fresh: true }))
+        Ok(Some(Built {
+            manifest,
+            fresh: true,
+        }))
     }
 
     /// A manifest whose initramfs is whole and has this program's agent. After an upgrade of `omnirun` it is made
@@ -274,17 +260,24 @@ impl ImageStore {
     fn refreshed(&self, manifest: Manifest) -> Result<Manifest, ImageError> {
         let name = &manifest.template.name;
         if manifest.initramfs.agent == self.agent_digest
-            && self.blobs.check(name, "initramfs", &manifest.initramfs.image).is_ok()
+            && self
+                .blobs
+                .check(name, "initramfs", &manifest.initramfs.image)
+                .is_ok()
         {
             return Ok(manifest);
         }
-        self.blobs.check(name, "module archive", &manifest.kernel.modules)?;
+        self.blobs
+            .check(name, "module archive", &manifest.kernel.modules)?;
         let recipe = Recipe {
             packages: manifest.requested.clone(),
             template: manifest.template.clone(),
         };
         let initramfs = self.initramfs(&recipe, &manifest.kernel.modules)?;
-        let refreshed = Manifest { initramfs, ..manifest };
+        let refreshed = Manifest {
+            initramfs,
+            ..manifest
+        };
         self.publish(&refreshed)?;
         Ok(refreshed)
     }
@@ -296,10 +289,16 @@ impl ImageStore {
         })
     }
 
-    fn composed(&self, init: &[u8], template: &crate::Template, modules: &Digest) -> Result<Blob, ImageError> {
+    fn composed(
+        &self,
+        init: &[u8],
+        template: &crate::Template,
+        modules: &Digest,
+    ) -> Result<Blob, ImageError> {
         let path = self.blobs.path(modules);
         let archive = fs::read(&path).map_err(file("read", path))?;
-        self.blobs.put_bytes(&initramfs::compose(init, template, &archive))
+        self.blobs
+            .put_bytes(&initramfs::compose(init, template, &archive))
     }
 
     /// An initramfs for a template's kernel with another program as `/init`: what a benchmark's floor is measured with.
@@ -308,46 +307,10 @@ impl ImageStore {
     /// [`ImageError::File`].
     pub fn compose_initramfs(&self, image: &Image, init: &[u8]) -> Result<PathBuf, ImageError> {
         let archive = fs::read(&image.modules).map_err(file("read", &image.modules))?;
-        let blob = self.blobs.put_bytes(&initramfs::compose(init, &image.template, &archive))?;
+        let blob = self
+            .blobs
+            .put_bytes(&initramfs::compose(init, &image.template, &archive))?;
         Ok(self.blobs.path(&blob.digest))
-    }
-
-    /// Removes a template's manifest; its files go with the next [`Self::gc`]. `users` is how many sessions are bound
-    /// to its base.
-    ///
-    /// # Errors
-    /// [`ImageError::InUse`] if there are any and `force` is not given; [`ImageError::NoImage`].
-    pub fn remove(&self, name: &TemplateName, users: usize, force: bool) -> Result<(), ImageError> {
-        if users > 0 && !force {
-            return Err(ImageError::InUse {
-                template: name.clone(),
-                users,
-            });
-        }
-        let path = self.manifest_path(name);
-        fs::remove_file(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => ImageError::NoImage { template: name.clone() },
-            _ => file("remove", &path)(e),
-        })?;
-        omnirun_store::sync_dir(&self.folder.join("templates"))?;
-        Ok(())
-    }
-
-    /// Removes every file that no template names and no session is bound to. `bound` are the digests of the bases of
-    /// all session disks. Waits for a running build.
-    ///
-    /// # Errors
-    /// [`ImageError::File`]; also if a manifest cannot be read, since what it names is not known then.
-    pub async fn gc(&self, bound: impl IntoIterator<Item = Digest>, progress: &dyn Progress) -> Result<Removed, ImageError> {
-        let _build = self.build_lock(progress).await?;
-        let _publish = self.publish_lock()?;
-        let mut keep: BTreeSet<Digest> = bound.into_iter().collect();
-        for (_, manifest) in self.list()? {
-            keep.extend(manifest?.blobs().into_iter().map(|(_, blob)| blob.digest.clone()));
-        }
-        Ok(Removed {
-            files: self.blobs.retain(&keep)?,
-        })
     }
 
     fn image(&self, m: &Manifest) -> Result<Image, ImageError> {
@@ -399,6 +362,9 @@ impl ImageStore {
 fn sha256(bytes: &[u8]) -> Digest {
     Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
 }
+
+mod keep;
+pub use keep::{Listed, Removed};
 
 #[cfg(test)]
 mod tests;

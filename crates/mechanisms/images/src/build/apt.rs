@@ -30,10 +30,7 @@ type Paragraph = BTreeMap<String, String>;
 /// Suites and the mirrors that have them. Security updates are fetched from Debian's own mirror, unless another mirror
 /// was asked for: then everything is to come from that one.
 fn suites(mirror: &str) -> Vec<(&str, String)> {
-    let mut suites = vec![
-        (mirror, SUITE.to_owned()),
-        (mirror, format!("{SUITE}-updates")),
-    ];
+    let mut suites = vec![(mirror, SUITE.to_owned()), (mirror, format!("{SUITE}-updates"))];
     if mirror == DEFAULT_MIRROR {
         suites.push((DEFAULT_SECURITY_MIRROR, format!("{SUITE}-security")));
     }
@@ -148,7 +145,10 @@ Acquire::Retries "3";
                 continue;
             }
             let text = fs::read_to_string(entry.path()).map_err(file("read", entry.path()))?;
-            let date = text.lines().find_map(|l| l.strip_prefix("Date: ")).and_then(parse_date);
+            let date = text
+                .lines()
+                .find_map(|l| l.strip_prefix("Date: "))
+                .and_then(parse_date);
             newest = newest.max(date);
         }
         newest.ok_or_else(|| ImageError::Unexpected {
@@ -160,20 +160,33 @@ Acquire::Retries "3";
     /// The candidate of a package, as the lists describe it.
     pub(crate) async fn candidate(&self, package: &str) -> Result<Paragraph, ImageError> {
         let out = self
-            .apt("looking up a package", "apt-cache", args([&"show", &"--no-all-versions", &package]))
+            .apt(
+                "looking up a package",
+                "apt-cache",
+                args([&"show", &"--no-all-versions", &package]),
+            )
             .await
             .map_err(|error| no_package(error, package))?;
-        paragraphs(&out).into_iter().next().ok_or_else(|| ImageError::NoPackage {
-            suite: SUITE,
-            package: package.to_owned(),
-        })
+        paragraphs(&out)
+            .into_iter()
+            .next()
+            .ok_or_else(|| ImageError::NoPackage {
+                suite: SUITE,
+                package: package.to_owned(),
+            })
     }
 
     /// Digests of installed packages, from the signed lists.
     pub(crate) async fn describe(&self, installed: &[(String, String)]) -> Result<Vec<Package>, ImageError> {
         let mut argv = args([&"show"]);
-        argv.extend(installed.iter().map(|(name, version)| OsString::from(format!("{name}={version}"))));
-        let out = self.apt("looking up the base's packages", "apt-cache", argv).await?;
+        argv.extend(
+            installed
+                .iter()
+                .map(|(name, version)| OsString::from(format!("{name}={version}"))),
+        );
+        let out = self
+            .apt("looking up the base's packages", "apt-cache", argv)
+            .await?;
         let mut known = BTreeMap::new();
         for paragraph in paragraphs(&out) {
             let package = package_of(&paragraph)?;
@@ -184,7 +197,8 @@ Acquire::Retries "3";
             .map(|key| {
                 known.remove(key).ok_or_else(|| ImageError::Unexpected {
                     what: format!("package {} {}", key.0, key.1),
-                    reason: "it is not in the lists: the mirror changed during the build, so build again".to_owned(),
+                    reason: "it is not in the lists: the mirror changed during the build, so build again"
+                        .to_owned(),
                 })
             })
             .collect()
@@ -192,8 +206,18 @@ Acquire::Retries "3";
 
     /// Bytes that installing packages on top of the essential ones would fetch.
     pub(crate) async fn download_size(&self, packages: &[String]) -> Result<u64, ImageError> {
-        let base = ["--print-uris", "--yes", "install", "?essential", "?priority(required)", "apt"];
-        let argv = base.iter().map(OsString::from).chain(packages.iter().map(OsString::from));
+        let base = [
+            "--print-uris",
+            "--yes",
+            "install",
+            "?essential",
+            "?priority(required)",
+            "apt",
+        ];
+        let argv = base
+            .iter()
+            .map(OsString::from)
+            .chain(packages.iter().map(OsString::from));
         let out = self
             .apt("resolving the template's packages", "apt-get", argv.collect())
             .await
@@ -209,15 +233,31 @@ Acquire::Retries "3";
     }
 
     /// Downloads a package of a version into a folder; apt checks it against the signed lists.
-    pub(crate) async fn download(&self, package: &Package, bytes: u64, to: &Path, progress: &dyn Progress) -> Result<PathBuf, ImageError> {
+    pub(crate) async fn download(
+        &self,
+        package: &Package,
+        bytes: u64,
+        to: &Path,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, ImageError> {
         let what = format!("{}={}", package.name, package.version);
         let argv = args([&"--config-file", &self.config(), &"--quiet", &"download", &what]);
         let tick = || progress.bytes(folder_bytes(to), Some(bytes));
         self.runner
-            .run_watched("downloading the kernel", "apt-get", &argv, to.to_owned(), |_| {}, tick)
+            .run_watched(
+                "downloading the kernel",
+                "apt-get",
+                &argv,
+                to.to_owned(),
+                |_| {},
+                tick,
+            )
             .await?;
         progress.bytes(bytes, Some(bytes));
-        let debs = fs::read_dir(to).map_err(file("list", to))?.flatten().map(|e| e.path());
+        let debs = fs::read_dir(to)
+            .map_err(file("list", to))?
+            .flatten()
+            .map(|e| e.path());
         debs.into_iter()
             .find(|p| p.extension().is_some_and(|e| e == "deb"))
             .ok_or_else(|| ImageError::Unexpected {
@@ -270,7 +310,9 @@ pub(crate) fn folder_bytes(folder: &Path) -> u64 {
 
 fn no_package(error: ImageError, package: &str) -> ImageError {
     match &error {
-        ImageError::Program { tail, .. } if tail.contains("locate package") || tail.contains("No packages found") => {
+        ImageError::Program { tail, .. }
+            if tail.contains("locate package") || tail.contains("No packages found") =>
+        {
             ImageError::NoPackage {
                 suite: SUITE,
                 package: package.to_owned(),
@@ -282,7 +324,9 @@ fn no_package(error: ImageError, package: &str) -> ImageError {
 
 /// The package that apt could not find, by its message.
 fn unlocated(error: &ImageError) -> Option<String> {
-    let ImageError::Program { tail, .. } = error else { return None };
+    let ImageError::Program { tail, .. } = error else {
+        return None;
+    };
     let (_, rest) = tail.split_once("Unable to locate package ")?;
     rest.split([';', ' ']).next().map(str::to_owned)
 }
@@ -313,7 +357,10 @@ mod tests {
         let other = sources_list("http://mirror.example/debian", Path::new("/k.gpg"));
         assert_eq!(other.lines().count(), 2);
         assert!(!other.contains("deb.debian.org"));
-        assert!(guest_sources("http://mirror.example/debian").contains("\n\nTypes: deb\nURIs: http://mirror.example/debian\n"));
+        assert!(
+            guest_sources("http://mirror.example/debian")
+                .contains("\n\nTypes: deb\nURIs: http://mirror.example/debian\n")
+        );
     }
 
     #[test]
@@ -334,6 +381,9 @@ mod tests {
             tail: "E: Unable to locate package rigrep; E: other".to_owned(),
         };
         let package = unlocated(&error).unwrap();
-        assert_eq!(no_package(error, &package).to_string(), "Debian trixie has no package rigrep");
+        assert_eq!(
+            no_package(error, &package).to_string(),
+            "Debian trixie has no package rigrep"
+        );
     }
 }

@@ -10,8 +10,8 @@ use super::{
     run::Runner,
 };
 use crate::{
-    build::apt_progress::step_of,
     blobs::Blobs,
+    build::apt_progress::step_of,
     error::{ImageError, file},
     manifest::{Base, Source},
     progress::Progress,
@@ -45,7 +45,9 @@ pub(crate) async fn build(
     progress.step("finishing the base");
     let t = &recipe.template;
     let sources = guest_sources(&source.mirror);
-    let finish = args([&root, &"/bin/sh", &"-c", &FINISH, &"finish", &t.user, &t.workdir, &sources]);
+    let finish = args([
+        &root, &"/bin/sh", &"-c", &FINISH, &"finish", &t.user, &t.workdir, &sources,
+    ]);
     runner.run("finishing the base", "chroot", &finish).await?;
     let packages = apt.describe(&installed(&root)?).await?;
 
@@ -85,7 +87,10 @@ async fn bootstrap(
     let mut argv = args([&"--mode=unshare", &"--format=directory", &"--variant=minbase"]);
     argv.extend(args([&format!("--architectures={ARCHITECTURE}")]));
     // The download's own user could not reach a private data folder.
-    argv.extend(args([&"--aptopt=APT::Sandbox::User \"root\"", &"--aptopt=Acquire::Retries \"3\""]));
+    argv.extend(args([
+        &"--aptopt=APT::Sandbox::User \"root\"",
+        &"--aptopt=Acquire::Retries \"3\"",
+    ]));
     if !recipe.packages.is_empty() {
         argv.extend(args([&format!("--include={}", recipe.packages.join(","))]));
     }

@@ -42,7 +42,9 @@ pub(crate) struct Host {
 
 /// Finds a program in the folders that a build uses.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+    PATH.split(':')
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.is_file())
 }
 
 /// What is missing on this host for `omnirun image build`: names, and the packages that have them.
@@ -69,7 +71,11 @@ pub(crate) fn install_command(packages: &[&str]) -> String {
     let mut packages = packages.to_vec();
     packages.sort_unstable();
     packages.dedup();
-    let sudo = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+    let sudo = if rustix::process::geteuid().is_root() {
+        ""
+    } else {
+        "sudo "
+    };
     format!("{sudo}apt-get install --yes {}", packages.join(" "))
 }
 
@@ -111,7 +117,9 @@ impl Host {
             .args(packages)
             .env("PATH", PATH)
             .output();
-        let Ok(output) = output else { return BTreeMap::new() };
+        let Ok(output) = output else {
+            return BTreeMap::new();
+        };
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter_map(|line| line.split_once(' '))
@@ -127,6 +135,9 @@ mod tests {
     #[test]
     fn the_install_line_names_each_package_once() {
         let line = install_command(&["uidmap", "erofs-utils", "uidmap"]);
-        assert!(line.ends_with("apt-get install --yes erofs-utils uidmap"), "{line}");
+        assert!(
+            line.ends_with("apt-get install --yes erofs-utils uidmap"),
+            "{line}"
+        );
     }
 }

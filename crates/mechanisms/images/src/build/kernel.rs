@@ -55,15 +55,27 @@ pub(crate) async fn build(
     progress.step("unpacking the kernel");
     let root = folder.join("root");
     runner
-        .run("unpacking the kernel", "dpkg-deb", &args([&"--extract", &deb, &root]))
+        .run(
+            "unpacking the kernel",
+            "dpkg-deb",
+            &args([&"--extract", &deb, &root]),
+        )
         .await?;
     let boot = root.join("boot");
     let (image, release) = only(&boot, |name| name.strip_prefix("vmlinuz-").map(str::to_owned))?;
 
     // Before Debian merged /usr, modules were in /lib.
-    let prefix = if root.join("usr/lib/modules").is_dir() { root.join("usr") } else { root };
+    let prefix = if root.join("usr/lib/modules").is_dir() {
+        root.join("usr")
+    } else {
+        root
+    };
     runner
-        .run("resolving kernel modules", "depmod", &args([&"--basedir", &prefix, &release]))
+        .run(
+            "resolving kernel modules",
+            "depmod",
+            &args([&"--basedir", &prefix, &release]),
+        )
         .await?;
     let modules = modules::collect(&prefix.join("lib/modules").join(&release))?;
     let archive = initramfs::modules_archive(&modules);
@@ -77,7 +89,10 @@ pub(crate) async fn build(
 }
 
 /// The one file of a folder that a pattern fits.
-fn only(folder: &Path, fits: impl Fn(&str) -> Option<String>) -> Result<(std::path::PathBuf, String), ImageError> {
+fn only(
+    folder: &Path,
+    fits: impl Fn(&str) -> Option<String>,
+) -> Result<(std::path::PathBuf, String), ImageError> {
     let entries = fs::read_dir(folder).map_err(file("list", folder))?.flatten();
     let mut found: Vec<_> = entries
         .filter_map(|e| Some((e.path(), fits(&e.file_name().to_string_lossy())?)))

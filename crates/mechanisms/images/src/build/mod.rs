@@ -64,13 +64,17 @@ pub(crate) async fn parts(
         apt.update(progress).await?
     };
     // Programs that honour this make nothing that depends on when they ran.
-    runner.env.push(("SOURCE_DATE_EPOCH", source.release_date.to_string().into()));
+    runner
+        .env
+        .push(("SOURCE_DATE_EPOCH", source.release_date.to_string().into()));
     let apt = apt::Apt::create(&runner, mirror, &host.keyring)?;
     let resolved = kernel::resolve(&apt).await?;
     let same = known.iter().find(|m| {
         m.kernel.package == resolved.0
             && blobs.check(&m.template.name, "kernel", &m.kernel.image).is_ok()
-            && blobs.check(&m.template.name, "module archive", &m.kernel.modules).is_ok()
+            && blobs
+                .check(&m.template.name, "module archive", &m.kernel.modules)
+                .is_ok()
     });
     let kernel = match same {
         Some(manifest) => manifest.kernel.clone(),

@@ -39,7 +39,14 @@ const AWAIT_IDS: &str = r#"read -r go && [ "$go" = go ] && exec "$@""#;
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables that a build's programs may see. None of the rest: scripts of packages run in there.
-const PASSED_ON: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+const PASSED_ON: [&str; 6] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
 
 /// How this user's builds are namespaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +85,13 @@ impl Namespace {
                 ),
             })
         };
-        if fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_ok_and(|s| s.trim() == "1") {
+        if fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+            .is_ok_and(|s| s.trim() == "1")
+        {
             return Err(ImageError::Namespace {
                 what: "user namespaces, which AppArmor forbids on this host".to_owned(),
-                mend: "allow them with: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".to_owned(),
+                mend: "allow them with: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+                    .to_owned(),
             });
         }
         Ok(Self::User {
@@ -98,7 +108,21 @@ impl Namespace {
         if let Self::User { .. } = self {
             argv.extend(["unshare", "--user", "--", "sh", "-c", AWAIT_IDS, "sh"].map(OsString::from));
         }
-        argv.extend(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c", WATCH, "sh"].map(OsString::from));
+        argv.extend(
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--",
+                "sh",
+                "-c",
+                WATCH,
+                "sh",
+            ]
+            .map(OsString::from),
+        );
         argv.push(lock.as_os_str().to_owned());
         argv.push(program.into());
         argv.extend_from_slice(args);
@@ -109,7 +133,11 @@ impl Namespace {
             .env("PATH", PATH)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .envs(
+                PASSED_ON
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -118,7 +146,13 @@ impl Namespace {
 
     /// Lets a started command begin: maps its ids where that is needed, and says so through its standard input.
     pub(crate) fn entered(&self, pid: u32, stdin: &mut dyn Write) -> Result<(), ImageError> {
-        let Self::User { uid, gid, subuids, subgids } = self else {
+        let Self::User {
+            uid,
+            gid,
+            subuids,
+            subgids,
+        } = self
+        else {
             return Ok(());
         };
         for (program, own, (first, count)) in [("newuidmap", uid, subuids), ("newgidmap", gid, subgids)] {

@@ -25,8 +25,14 @@ pub(crate) struct Runner<'a> {
 
 impl Runner<'_> {
     /// Runs a program to its end and returns its standard output.
-    pub(crate) async fn run(&self, step: &str, program: &str, args: &[OsString]) -> Result<String, ImageError> {
-        self.run_watched(step, program, args, self.dir.path().to_owned(), |_| {}, || {}).await
+    pub(crate) async fn run(
+        &self,
+        step: &str,
+        program: &str,
+        args: &[OsString],
+    ) -> Result<String, ImageError> {
+        self.run_watched(step, program, args, self.dir.path().to_owned(), |_| {}, || {})
+            .await
     }
 
     /// Runs a program in a folder; `line` hears each line of its standard error, `tick` is called now and then.
@@ -59,7 +65,8 @@ impl Runner<'_> {
                 program: "unshare".to_owned(),
                 source,
             })?;
-        self.namespace.entered(child.id().unwrap_or_default(), &mut writer)?;
+        self.namespace
+            .entered(child.id().unwrap_or_default(), &mut writer)?;
 
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
@@ -99,7 +106,9 @@ impl Runner<'_> {
         let (out, err) = tokio::join!(read_out, read_err);
         let status = child.wait().await.map_err(file("wait for", program))?;
         drop(writer);
-        let out = out.and_then(|bytes| err.map(|()| bytes)).map_err(file("read the output of", program))?;
+        let out = out
+            .and_then(|bytes| err.map(|()| bytes))
+            .map_err(file("read the output of", program))?;
         let out = String::from_utf8_lossy(&out).into_owned();
         if status.success() {
             return Ok(out);
@@ -113,7 +122,9 @@ impl Runner<'_> {
 }
 
 async fn drain(mut rest: impl AsyncRead + Unpin) -> std::io::Result<()> {
-    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(|_| ())
+    tokio::io::copy(&mut rest, &mut tokio::io::sink())
+        .await
+        .map(|_| ())
 }
 
 /// The lines that say why: apt's and mmdebstrap's errors if there are any, else the last ones.
@@ -123,11 +134,19 @@ fn telling(lines: &[String]) -> String {
         .map(String::as_str)
         .filter(|l| l.starts_with("E: ") || l.starts_with("W: ") || l.starts_with("dpkg: error"))
         .collect();
-    let all: Vec<&str> = lines.iter().map(String::as_str).filter(|l| !l.is_empty()).collect();
+    let all: Vec<&str> = lines
+        .iter()
+        .map(String::as_str)
+        .filter(|l| !l.is_empty())
+        .collect();
     let chosen = if errors.is_empty() { all } else { errors };
     let start = chosen.len().saturating_sub(TAIL_LINES);
     let text = chosen[start..].join("; ");
-    if text.is_empty() { "it said nothing".to_owned() } else { text }
+    if text.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +158,11 @@ mod tests {
     fn runner(dir: &BuildDir) -> Option<Runner<'_>> {
         // Only root (and a user with subordinate ids) may make namespaces; the end-to-end tests insist on both.
         let namespace = Namespace::detect().ok()?;
-        Some(Runner { namespace, dir, env: Vec::new() })
+        Some(Runner {
+            namespace,
+            dir,
+            env: Vec::new(),
+        })
     }
 
     #[tokio::test]
@@ -147,9 +170,15 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = BuildDir::create(tmp.path()).unwrap();
         let Some(runner) = runner(&dir) else { return };
-        let out = runner.run("saying", "sh", &args([&"-c", &"echo $$; env"])).await.unwrap();
+        let out = runner
+            .run("saying", "sh", &args([&"-c", &"echo $$; env"]))
+            .await
+            .unwrap();
         assert!(out.contains("TMPDIR=") && !out.contains("CARGO"), "{out}");
-        let error = runner.run("failing", "sh", &args([&"-c", &"echo 'E: no' >&2; exit 7"])).await.unwrap_err();
+        let error = runner
+            .run("failing", "sh", &args([&"-c", &"echo 'E: no' >&2; exit 7"]))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "failing failed (exit status: 7): E: no");
     }
 

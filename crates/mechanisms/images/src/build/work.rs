@@ -59,7 +59,11 @@ impl BuildDir {
             }
             let path = tmp.join(name);
             private_folder(&path)?;
-            return Ok(Self { path, lock_path, lock });
+            return Ok(Self {
+                path,
+                lock_path,
+                lock,
+            });
         }
     }
 
@@ -110,7 +114,10 @@ pub fn sweep(tmp: &Path) -> Vec<String> {
             Ok(()) => {
                 let _ = fs::remove_file(entry.path());
                 if was_there {
-                    removed.push(format!("the folder of an interrupted image build, {}", folder.display()));
+                    removed.push(format!(
+                        "the folder of an interrupted image build, {}",
+                        folder.display()
+                    ));
                 }
             }
             Err(error) => tracing::warn!(

@@ -45,7 +45,10 @@ fn an_upgraded_agent_gets_a_new_initramfs_over_the_same_base() {
     let bytes = fs::read(&after.initramfs).unwrap();
     assert!(bytes.windows(7).any(|w| w == b"agent 2") && bytes.ends_with(b"modules"));
     // And it is durable: the next one finds it.
-    assert_eq!(upgraded.manifest(&name).unwrap().initramfs.agent, after.agent_digest);
+    assert_eq!(
+        upgraded.manifest(&name).unwrap().initramfs.agent,
+        after.agent_digest
+    );
 }
 
 #[test]
@@ -57,17 +60,26 @@ fn damage_is_told_with_the_command_that_mends_it() {
     store.get(&name).unwrap();
     fs::remove_file(&image.base).unwrap();
     let error = store.get(&name).unwrap_err().to_string();
-    assert!(error.contains("base disk") && error.contains("omnirun image build --force default"), "{error}");
+    assert!(
+        error.contains("base disk") && error.contains("omnirun image build --force default"),
+        "{error}"
+    );
     fs::write(store.manifest_path(&name), "{").unwrap();
-    assert!(matches!(store.get(&name), Err(ImageError::DamagedManifest { .. })));
-    assert!(store.list().unwrap()[0].1.is_err());
+    assert!(matches!(
+        store.get(&name),
+        Err(ImageError::DamagedManifest { .. })
+    ));
+    assert!(store.list().unwrap()[0].manifest.is_err());
 }
 
 #[tokio::test]
 async fn building_what_is_there_builds_nothing() {
     let (_dir, store, _) = store_with_image();
     let options = BuildOptions::default();
-    let built = store.build(&recipe("packages = ['git']"), &options, &Silent).await.unwrap();
+    let built = store
+        .build(&recipe("packages = ['git']"), &options, &Silent)
+        .await
+        .unwrap();
     assert!(!built.fresh);
     // Only the processes' side changed: a new initramfs over the same base.
     let changed = recipe("packages = ['git']\n[env]\nA = 'b'");
@@ -90,10 +102,24 @@ async fn collection_keeps_what_templates_name_and_sessions_use() {
     let over = store.get_over(&name, &bound.digest).unwrap();
     assert_eq!(over.base, store.blobs.path(&bound.digest));
 
-    assert!(matches!(store.remove(&name, 2, false), Err(ImageError::InUse { users: 2, .. })));
+    assert!(matches!(
+        store.remove(&name, 2, false),
+        Err(ImageError::InUse { users: 2, .. })
+    ));
     store.remove(&name, 2, true).unwrap();
-    assert!(matches!(store.remove(&name, 0, false), Err(ImageError::NoImage { .. })));
-    assert_eq!(store.gc([bound.digest.clone()], &Silent).await.unwrap().files.len(), 4);
+    assert!(matches!(
+        store.remove(&name, 0, false),
+        Err(ImageError::NoImage { .. })
+    ));
+    assert_eq!(
+        store
+            .gc([bound.digest.clone()], &Silent)
+            .await
+            .unwrap()
+            .files
+            .len(),
+        4
+    );
     assert!(store.blobs.path(&bound.digest).exists());
 }
 
@@ -120,7 +146,11 @@ async fn the_second_build_waits_with_a_word() {
     let words = Words(Default::default());
     let wait = store.build_lock(&words);
     tokio::pin!(wait);
-    assert!(tokio::time::timeout(Duration::from_millis(500), &mut wait).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), &mut wait)
+            .await
+            .is_err()
+    );
     assert_eq!(*words.0.lock().unwrap(), ["waiting for another build"]);
     drop(held);
     wait.await.unwrap();
