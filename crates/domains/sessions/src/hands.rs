@@ -89,7 +89,23 @@ pub enum HandsError {
 #[async_trait]
 pub trait HandsFactory: Send + Sync {
     /// Takes the session's lease on this host and prepares its disk. `metadata` is the session's own.
-    async fn open(&self, key: &SessionKey, metadata: &BTreeMap<String, String>) -> Result<Box<dyn Hands>, HandsError>;
+    async fn open(
+        &self,
+        key: &SessionKey,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Box<dyn Hands>, HandsError>;
+
+    /// A session of this key was claimed and will be opened in a moment: a hint to start its first clone now.
+    fn warm(&self, _key: &SessionKey) {}
+
+    /// The session is terminated or deleted, and nothing is to run any more: removes what this host keeps of it, and
+    /// says what that was.
+    async fn forget(&self, key: &SessionKey) -> Result<Vec<String>, HandsError> {
+        self.open(key, &BTreeMap::new())
+            .await?
+            .close(Release::Remove)
+            .await
+    }
 
     /// The names of the tools that it serves.
     fn tools(&self) -> &'static [&'static str] {
@@ -101,7 +117,8 @@ pub trait HandsFactory: Send + Sync {
 #[async_trait]
 pub trait Hands: Send {
     /// Runs a call, or returns what the journal has of it. Whatever it returns is durable. When `cancel` fires, the
-    /// running tool is ended and the outcome holds its partial output.
+    /// running tool is ended and the outcome holds its partial output. A worker that must end it at once (a lost lease)
+    /// drops the future; only [`Hands::close`] follows then, which ends what still runs.
     async fn call(&mut self, call: &ToolCall, cancel: CancellationToken) -> Result<CallOutcome, HandsError>;
 
     /// The result of a call has reached the API: the journal may forget its content. A good time to make the next

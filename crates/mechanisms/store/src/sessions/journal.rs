@@ -17,6 +17,7 @@ use crate::{StoreError, now_ms};
 use omnirun_ids::{ApiId, Digest};
 use omnirun_redact::Guest;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use sha2::{Digest as _, Sha256};
 
 /// How far a call has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,15 @@ pub enum Admission {
     Answered,
     /// The id has been used for another call.
     Differs,
+}
+
+/// The digest that a call's input has in the journal.
+pub fn input_digest(tool: &str, input: &str) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update((tool.len() as u64).to_le_bytes());
+    hash.update(tool);
+    hash.update(input);
+    Digest::from(<[u8; 32]>::from(hash.finalize()))
 }
 
 /// Decides about a call from what the journal has of it.

@@ -21,7 +21,7 @@ mod record;
 mod removal;
 
 pub use disk::{AttachedDisk, allocated};
-pub use journal::{Admission, CallRow, CallStart, CallState, StoredResult, admit};
+pub use journal::{Admission, CallRow, CallStart, CallState, StoredResult, admit, input_digest};
 pub use lease::{Holder, Lease};
 pub use record::{NewSession, Seed, SessionHash, SessionRow, SessionState};
 pub use removal::Removal;

@@ -1,0 +1,378 @@
+//! The hands of one session: its journal around its sandboxes.
+
+use crate::{
+    Answer, CallOutcome, Hands, HandsError, Isolation, Release, ToolCall,
+    factory::{Shared, failed},
+    outcome,
+    prepare::{PrepareError, Preparer, Ready, lap},
+    run::{self, NoAnswer},
+};
+use async_trait::async_trait;
+use futures::FutureExt;
+use omnirun_ids::{ApiId, Digest};
+use omnirun_store::sessions::{
+    Admission, CallStart, Durability, Lease, SessionRow, StoredResult, admit, input_digest,
+};
+use omnirun_tool_schema::ToolInput;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::Mutex, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+type Timings = Vec<(&'static str, Duration)>;
+
+/// One session, open.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    lease: Arc<Lease>,
+    preparer: Arc<Preparer>,
+    isolation: Isolation,
+    /// A sandbox that is the session's; in mode `call` from its claim to the end of its one call.
+    sandbox: Option<Ready>,
+    /// One that is being made ready ahead of the next call.
+    ahead: Option<JoinHandle<Result<Ready, PrepareError>>>,
+    /// Whether a VM holds the shell's state in memory, or did: as recorded.
+    live_shell: bool,
+    /// A call is running. Still set at the next call if that call's future was dropped.
+    running: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        lease: Lease,
+        row: SessionRow,
+        isolation: Isolation,
+        pool: crate::DynPool,
+    ) -> Self {
+        let lease = Arc::new(lease);
+        let live_shell = row.live_shell;
+        let preparer = Arc::new(Preparer {
+            shared: shared.clone(),
+            lease: lease.clone(),
+            pool,
+            row: Mutex::new(row),
+            seed: true,
+            ending: Mutex::new(None),
+        });
+        Self {
+            shared,
+            lease,
+            preparer,
+            isolation,
+            sandbox: None,
+            ahead: None,
+            live_shell,
+            running: false,
+        }
+    }
+
+    /// A sandbox that is the session's and lives, and what the model must know about it.
+    async fn sandbox(&mut self, timings: &mut Timings) -> Result<Option<String>, PrepareError> {
+        if self.running {
+            // Nobody knows what the dropped call is doing in there.
+            self.running = false;
+            self.drop_sandbox().await;
+        }
+        if let Some(ahead) = &mut self.ahead {
+            // The handle stays until it is done, so that this may be dropped. If it failed, the call tries for itself.
+            let ready = ahead.await;
+            self.ahead = None;
+            self.sandbox = ready.ok().and_then(Result::ok);
+        }
+        let dead = self
+            .sandbox
+            .as_ref()
+            .is_some_and(|r| r.sandbox.exited().now_or_never().is_some());
+        if dead {
+            self.drop_sandbox().await;
+        }
+        if self.sandbox.is_some() {
+            return Ok(None);
+        }
+        let ready = self.preparer.ready().await?;
+        timings.extend(ready.timings.iter().copied());
+        self.sandbox = Some(ready);
+        let lost = self.live_shell;
+        let lives = self.isolation == Isolation::Session;
+        if lives != self.live_shell {
+            self.shared.store.set_live_shell(&self.lease, lives)?;
+            self.live_shell = lives;
+        }
+        Ok(lost.then(|| outcome::RESTARTED.to_owned()))
+    }
+
+    async fn drop_sandbox(&mut self) {
+        if let Some(ready) = self.sandbox.take() {
+            self.preparer.end(ready.sandbox).await;
+        }
+    }
+
+    /// Runs a checked call that the journal does not know.
+    async fn run(
+        &mut self,
+        call: &ToolCall,
+        digest: &Digest,
+        input: &ToolInput,
+        cancel: CancellationToken,
+        timings: &mut Timings,
+    ) -> Result<(StoredResult, Option<String>), HandsError> {
+        let prepared = tokio::select! {
+            biased;
+            // Nothing has run: a clone that is being made is dropped, and with it its VM.
+            () = cancel.cancelled() => return Err(HandsError::Cancelled),
+            prepared = self.sandbox(timings) => prepared,
+        };
+        let restarted = match prepared {
+            Ok(note) => note,
+            Err(PrepareError::Disk(source)) => {
+                tracing::warn!(
+                    error = &*source as &dyn std::error::Error,
+                    "the session disk cannot be mounted"
+                );
+                return Ok((
+                    self.refuse(call, digest, outcome::error(outcome::DISK_UNUSABLE))?,
+                    None,
+                ));
+            }
+            Err(error) => return Err(failed("make a sandbox ready for the session", error)),
+        };
+        let Some(ready) = &self.sandbox else {
+            return Err(failed("make a sandbox ready for the session", "it is gone"));
+        };
+        let id = ready.sandbox.id().to_owned();
+
+        let start = Instant::now();
+        let admission = self
+            .shared
+            .store
+            .start_call(&self.lease, &start_of(call, digest, &id))
+            .map_err(|e| failed("record the call's start", e))?;
+        if admission != Admission::Run {
+            // Only this process writes this session's journal, and it has looked already.
+            return Err(failed(
+                "record the call's start",
+                "the journal changed under the lease",
+            ));
+        }
+        lap(timings, "start", start);
+
+        let limit = run::limit(input, self.shared.config.call_limit);
+        let start = Instant::now();
+        self.running = true;
+        let answered = run::run(
+            &*ready.sandbox,
+            &call.name,
+            &call.input.0,
+            limit,
+            self.isolation,
+            cancel,
+        )
+        .await;
+        lap(timings, "call", start);
+        let result = match answered {
+            Ok(Answer { result, guest }) => {
+                timings.push(("tool", guest));
+                let synced = self.synced(&result, input, timings).await;
+                outcome::of_tool(result, self.isolation, synced, restarted.into_iter().collect())
+            }
+            Err(no_answer) => {
+                tracing::warn!(sandbox = id, reason = reason(&no_answer), "a call has no answer");
+                self.drop_sandbox().await;
+                outcome::error(no_answer.sentence())
+            }
+        };
+        self.running = false;
+
+        let start = Instant::now();
+        if self.shared.config.durability == Durability::Power {
+            self.sync_disk().await?;
+        }
+        self.shared
+            .store
+            .finish_call(&self.lease, &call.id, &result)
+            .map_err(|e| failed("record the call's result", e))?;
+        lap(timings, "record", start);
+        if self.isolation == Isolation::Call {
+            self.drop_sandbox().await;
+        }
+        Ok((result, Some(id)))
+    }
+
+    /// Whether the call's files are on the session disk. In mode `call` the agent has synced after the tool; in mode
+    /// `session` it is asked to, for tools that write.
+    async fn synced(
+        &self,
+        result: &omnirun_guest_proto::message::ToolResult,
+        input: &ToolInput,
+        timings: &mut Timings,
+    ) -> bool {
+        let writes = matches!(
+            input,
+            ToolInput::Bash(_) | ToolInput::Write(_) | ToolInput::Edit(_)
+        );
+        if result.synced || (self.isolation == Isolation::Session && !writes) {
+            return true;
+        }
+        let Some(ready) = self
+            .sandbox
+            .as_ref()
+            .filter(|_| self.isolation == Isolation::Session)
+        else {
+            return false;
+        };
+        let start = Instant::now();
+        let synced = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
+        lap(timings, "sync", start);
+        matches!(synced, Ok(Ok(())))
+    }
+
+    async fn sync_disk(&self) -> Result<(), HandsError> {
+        let (shared, lease) = (self.shared.clone(), self.lease.clone());
+        let synced = tokio::task::spawn_blocking(move || shared.store.sync_disk(&lease)).await;
+        synced
+            .map_err(|e| failed("sync the session disk", e))?
+            .map_err(|e| failed("sync the session disk", e))
+    }
+
+    /// Records the answer to a call whose tool never runs.
+    fn refuse(
+        &self,
+        call: &ToolCall,
+        digest: &Digest,
+        result: StoredResult,
+    ) -> Result<StoredResult, HandsError> {
+        self.shared
+            .store
+            .refuse_call(&self.lease, &start_of(call, digest, ""), &result)
+            .map_err(|e| failed("record the call's result", e))?;
+        Ok(result)
+    }
+
+    /// Ends the VM and the one that is being made ready, and waits. Says what was removed.
+    async fn end_all(&mut self) -> Vec<String> {
+        if let Some(ahead) = self.ahead.take() {
+            ahead.abort();
+            // It may have been done by then. What it holds otherwise is dropped with it, and its VM ends.
+            if let Ok(Ok(ready)) = ahead.await {
+                self.preparer.end(ready.sandbox).await;
+            }
+        }
+        self.drop_sandbox().await;
+        match self.preparer.ending.lock().await.take() {
+            Some(task) => task.await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// How long a disk may take to confirm a call's files.
+const SYNC: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Hands for Session {
+    async fn call(&mut self, call: &ToolCall, cancel: CancellationToken) -> Result<CallOutcome, HandsError> {
+        let arrived = Instant::now();
+        let mut timings = Timings::with_capacity(8);
+        let digest = input_digest(&call.name, &call.input.0);
+        let found = self
+            .shared
+            .store
+            .call(self.lease.hash(), &call.id)
+            .map_err(|e| failed("read the call journal", e))?;
+        let (result, sandbox) = match admit(found.as_ref(), &digest) {
+            Admission::Stored(result) => (result, None),
+            Admission::Answered => {
+                return Err(HandsError::Answered {
+                    call: call.id.to_string(),
+                });
+            }
+            Admission::Differs => (outcome::error(outcome::DIFFERS), None),
+            Admission::Interrupted => {
+                let result = outcome::error(outcome::INTERRUPTED);
+                self.shared
+                    .store
+                    .finish_call(&self.lease, &call.id, &result)
+                    .map_err(|e| failed("record the call's result", e))?;
+                (result, None)
+            }
+            Admission::Run => match omnirun_tool_schema::check(&call.name, call.input.0.as_bytes()) {
+                Err(refused) => (
+                    self.refuse(call, &digest, outcome::error(refused.to_string()))?,
+                    None,
+                ),
+                Ok(input) => self.run(call, &digest, &input, cancel, &mut timings).await?,
+            },
+        };
+        lap(&mut timings, "total", arrived);
+        Ok(outcome::outcome(result, sandbox, timings))
+    }
+
+    async fn posted(&mut self, call: &ApiId) -> Result<(), HandsError> {
+        self.shared
+            .store
+            .call_posted(&self.lease, call)
+            .map_err(|e| failed("record that a result was posted", e))?;
+        self.preparer.pool.refill();
+        Ok(())
+    }
+
+    async fn close(mut self: Box<Self>, release: Release) -> Result<Vec<String>, HandsError> {
+        if release == Release::Keep
+            && let Some(ready) = self.sandbox.as_ref().filter(|_| !self.running)
+        {
+            // What background processes have written since the last call. A VM that does not answer is ended anyway.
+            let _ = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
+        }
+        let mut said = self.end_all().await;
+        let Self {
+            shared,
+            lease,
+            preparer,
+            ..
+        } = *self;
+        drop(preparer);
+        match release {
+            // Another worker may be serving it already: nothing is written.
+            Release::Lost => {}
+            Release::Keep => {
+                shared
+                    .store
+                    .touch(&lease, shared.config.keep)
+                    .map_err(|e| failed("record the session's use", e))?;
+            }
+            Release::Remove => {
+                let removed = tokio::task::spawn_blocking(move || match Arc::into_inner(lease) {
+                    Some(lease) => shared.store.remove(lease),
+                    // Never seen: all tasks that share it have been joined.
+                    None => Ok(Vec::new()),
+                });
+                let removed = removed.await.map_err(|e| failed("remove the session", e))?;
+                said.extend(removed.map_err(|e| failed("remove the session", e))?);
+            }
+        }
+        Ok(said)
+    }
+}
+
+fn start_of<'a>(call: &'a ToolCall, digest: &'a Digest, sandbox: &'a str) -> CallStart<'a> {
+    CallStart {
+        id: &call.id,
+        tool: &call.name,
+        input_digest: digest,
+        input_bytes: call.input.0.len() as u64,
+        sandbox,
+    }
+}
+
+/// For the log: what happened, without the guest's words.
+fn reason(no_answer: &NoAnswer) -> &'static str {
+    match no_answer {
+        NoAnswer::Stuck(_) => "no answer in time",
+        NoAnswer::CancelStuck => "no answer after the cancel",
+        NoAnswer::Gone => "the VM ended",
+        NoAnswer::Refused(_) => "the agent refused",
+    }
+}

@@ -1,0 +1,469 @@
+//! Sessions over a platform without VMs: the journal, the modes, and what happens when things die.
+
+mod fake;
+
+use crate::{
+    Hands, HandsError, HandsFactory, Isolation, Release, SessionFactory, SessionsConfig, SessionsError,
+    ToolCall, outcome,
+};
+use fake::{Fake, FakePlatform};
+use omnirun_ids::{ByteSize, SessionKey};
+use omnirun_redact::Guest;
+use omnirun_store::{DataDir, Db, sessions::SessionHash};
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+struct Host {
+    tmp: tempfile::TempDir,
+    fake: Arc<Fake>,
+    config: SessionsConfig,
+}
+
+impl Host {
+    fn new(isolation: Isolation) -> Self {
+        let config = SessionsConfig {
+            isolation,
+            floor: Some(ByteSize(0)),
+            ..SessionsConfig::new("default".parse().unwrap())
+        };
+        Self {
+            tmp: tempfile::tempdir().unwrap(),
+            fake: Fake::new(),
+            config,
+        }
+    }
+
+    /// A new process on this host.
+    fn process(&self) -> SessionFactory {
+        let dir = DataDir::open(Some(self.tmp.path().join("d"))).unwrap();
+        let db = Db::open(&dir).unwrap();
+        SessionFactory::new(
+            self.config.clone(),
+            Arc::new(FakePlatform(self.fake.clone())),
+            &db,
+            &dir,
+        )
+        .unwrap()
+    }
+
+    async fn open(&self) -> Box<dyn Hands> {
+        self.process().open(&key(), &BTreeMap::new()).await.unwrap()
+    }
+
+    fn has_disk(&self) -> bool {
+        self.process()
+            .store()
+            .disk_path(&SessionHash::of(&key()))
+            .exists()
+    }
+}
+
+fn key() -> SessionKey {
+    SessionKey {
+        origin: "http://127.0.0.1:1".into(),
+        environment: "env_1".parse().unwrap(),
+        session: "sesn_1".parse().unwrap(),
+    }
+}
+
+fn bash(id: &str, command: &str) -> ToolCall {
+    ToolCall {
+        id: id.parse().unwrap(),
+        name: "bash".into(),
+        input: Guest(serde_json::json!({ "command": command }).to_string()),
+    }
+}
+
+async fn run(hands: &mut Box<dyn Hands>, id: &str, command: &str) -> crate::CallOutcome {
+    hands
+        .call(&bash(id, command), CancellationToken::new())
+        .await
+        .unwrap()
+}
+
+fn text(outcome: &crate::CallOutcome) -> String {
+    let blocks = outcome.content_json();
+    blocks
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["text"].as_str().unwrap_or("?"))
+        .collect::<Vec<_>>()
+        .join("|")
+}
+
+#[tokio::test]
+async fn in_mode_call_each_call_has_a_sandbox_of_its_own() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    let one = run(&mut hands, "sevt_1", "a").await;
+    let two = run(&mut hands, "sevt_2", "b").await;
+    assert_eq!(text(&one), "ran a in sbx_1");
+    assert_eq!((two.sandbox.as_deref(), two.exit_code), (Some("sbx_2"), Some(0)));
+    assert!(one.timings.iter().any(|(name, _)| *name == "tool"));
+    hands.close(Release::Keep).await.unwrap();
+    assert!(host.fake.living.lock().unwrap().is_empty());
+    assert!(host.has_disk());
+}
+
+#[tokio::test]
+async fn in_mode_session_one_sandbox_serves_all_calls() {
+    let host = Host::new(Isolation::Session);
+    let mut hands = host.open().await;
+    for id in ["sevt_1", "sevt_2", "sevt_3"] {
+        assert_eq!(text(&run(&mut hands, id, "a").await), "ran a in sbx_1");
+    }
+    hands.close(Release::Keep).await.unwrap();
+    // The shell went with the VM, and the model is told, once.
+    let mut hands = host.open().await;
+    let first = text(&run(&mut hands, "sevt_4", "a").await);
+    assert!(first.contains(outcome::RESTARTED), "{first}");
+    assert_eq!(text(&run(&mut hands, "sevt_5", "a").await), "ran a in sbx_2");
+}
+
+#[tokio::test]
+async fn a_session_may_ask_for_more_isolation() {
+    let host = Host::new(Isolation::Session);
+    let metadata = BTreeMap::from([("omnirun.isolation".to_owned(), "call".to_owned())]);
+    let mut hands = host.process().open(&key(), &metadata).await.unwrap();
+    run(&mut hands, "sevt_1", "a").await;
+    assert_eq!(text(&run(&mut hands, "sevt_2", "a").await), "ran a in sbx_2");
+}
+
+#[tokio::test]
+async fn a_result_is_returned_as_it_was_until_it_is_posted() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    let first = run(&mut hands, "sevt_1", "a").await;
+    drop(hands);
+    let mut hands = host.open().await;
+    let again = run(&mut hands, "sevt_1", "a").await;
+    assert_eq!(
+        (again.content.clone(), again.exit_code),
+        (first.content, first.exit_code)
+    );
+    assert_eq!((host.fake.runs("a"), again.sandbox), (1, None));
+    hands.posted(&"sevt_1".parse().unwrap()).await.unwrap();
+    let error = hands
+        .call(&bash("sevt_1", "a"), CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, HandsError::Answered { .. }), "{error}");
+    assert_eq!(host.fake.runs("a"), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_off_is_never_run_again() {
+    for isolation in [Isolation::Call, Isolation::Session] {
+        let host = Host::new(isolation);
+        let mut hands = host.open().await;
+        {
+            let call = bash("sevt_1", "until-cancelled");
+            let running = hands.call(&call, CancellationToken::new());
+            tokio::pin!(running);
+            tokio::select! {
+                _ = &mut running => panic!("it does not end"),
+                () = wait_for(|| host.fake.runs("until-cancelled") == 1) => {}
+            }
+        }
+        // Dropped in the same process: its VM is not trusted any more.
+        assert!(text(&run(&mut hands, "sevt_2", "a").await).contains("ran a in sbx_2"));
+        drop(hands);
+        // And after the death of the process.
+        let mut hands = host.open().await;
+        let outcome = run(&mut hands, "sevt_1", "until-cancelled").await;
+        assert_eq!(
+            (outcome.is_error, text(&outcome)),
+            (true, outcome::INTERRUPTED.to_owned())
+        );
+        // The answer is durable like any other.
+        assert_eq!(
+            run(&mut hands, "sevt_1", "until-cancelled").await.content,
+            outcome.content
+        );
+        assert_eq!(host.fake.runs("until-cancelled"), 1);
+    }
+}
+
+async fn wait_for(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clone_that_fails_before_the_start_is_replaced() {
+    let host = Host::new(Isolation::Call);
+    host.fake.failing_claims.store(2, SeqCst);
+    let mut hands = host.open().await;
+    assert_eq!(text(&run(&mut hands, "sevt_1", "a").await), "ran a in sbx_3");
+
+    host.fake.failing_claims.store(100, SeqCst);
+    let error = hands
+        .call(&bash("sevt_2", "b"), CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, HandsError::Failed { .. }), "{error}");
+    assert_eq!(host.fake.made.load(SeqCst), 6, "no more than three tries");
+    // Nothing has run, so the call may be made again.
+    host.fake.failing_claims.store(0, SeqCst);
+    assert_eq!(text(&run(&mut hands, "sevt_2", "b").await), "ran b in sbx_7");
+}
+
+#[tokio::test]
+async fn bad_input_costs_no_sandbox() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    for (n, (name, input)) in [
+        ("bash", "{\"command\": 3}"),
+        ("bash", "not json"),
+        ("read", "{}"),
+        ("frobnicate", "{}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let call = ToolCall {
+            id: format!("sevt_{n}").parse().unwrap(),
+            name: name.into(),
+            input: Guest(input.into()),
+        };
+        let outcome = hands.call(&call, CancellationToken::new()).await.unwrap();
+        assert!(outcome.is_error && outcome.sandbox.is_none(), "{name} {input}");
+        assert_eq!(
+            hands.call(&call, CancellationToken::new()).await.unwrap().content,
+            outcome.content
+        );
+    }
+    assert_eq!(host.fake.made.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn one_id_with_two_inputs_runs_once() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    run(&mut hands, "sevt_1", "a").await;
+    let other = run(&mut hands, "sevt_1", "b").await;
+    assert!(other.is_error && host.fake.runs("b") == 0);
+}
+
+#[tokio::test]
+async fn a_ruined_disk_gives_each_call_the_same_error_and_stays() {
+    let host = Host::new(Isolation::Call);
+    host.fake.bad_disk.store(true, SeqCst);
+    let mut hands = host.open().await;
+    for id in ["sevt_1", "sevt_2"] {
+        let outcome = run(&mut hands, id, "a").await;
+        assert_eq!(
+            (outcome.is_error, text(&outcome)),
+            (true, outcome::DISK_UNUSABLE.to_owned())
+        );
+    }
+    assert_eq!((host.fake.runs("a"), host.fake.made.load(SeqCst)), (0, 2));
+    hands.close(Release::Keep).await.unwrap();
+    assert!(host.has_disk());
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_under_a_call_is_an_error_that_says_so() {
+    for isolation in [Isolation::Call, Isolation::Session] {
+        let host = Host::new(isolation);
+        let mut hands = host.open().await;
+        for (n, command) in ["crash", "hang-up", "refuse"].into_iter().enumerate() {
+            let outcome = run(&mut hands, &format!("sevt_{n}"), command).await;
+            assert!(
+                outcome.is_error && text(&outcome).contains("check what it did"),
+                "{}",
+                text(&outcome)
+            );
+        }
+        let next = text(&run(&mut hands, "sevt_9", "a").await);
+        assert!(next.starts_with("ran a in sbx_4"), "{next}");
+        assert_eq!(next.contains(outcome::RESTARTED), isolation == Isolation::Session);
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_between_calls_is_replaced_and_the_model_is_told() {
+    let host = Host::new(Isolation::Session);
+    let mut hands = host.open().await;
+    run(&mut hands, "sevt_1", "a").await;
+    host.fake.crash_vms();
+    let next = text(&run(&mut hands, "sevt_2", "b").await);
+    assert!(
+        next.starts_with("ran b in sbx_2") && next.contains(outcome::RESTARTED),
+        "{next}"
+    );
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_vm_count() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    assert_eq!(
+        text(&run(&mut hands, "sevt_1", "last-words").await),
+        "ran last-words in sbx_1"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_never_answers_is_ended() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    let outcome = run(&mut hands, "sevt_1", "stuck").await;
+    assert!(
+        outcome.is_error && text(&outcome).contains("did not answer"),
+        "{}",
+        text(&outcome)
+    );
+    assert!(text(&run(&mut hands, "sevt_2", "a").await).contains("sbx_2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_has_its_partial_output() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    let cancel = CancellationToken::new();
+    let later = cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        later.cancel();
+    });
+    let outcome = hands
+        .call(&bash("sevt_1", "until-cancelled"), cancel.clone())
+        .await
+        .unwrap();
+    assert_eq!((outcome.is_error, text(&outcome)), (true, "partial".to_owned()));
+
+    // Cancelled before its start it has not run, and may be run another time.
+    let error = hands.call(&bash("sevt_2", "a"), cancel).await.unwrap_err();
+    assert!(matches!(error, HandsError::Cancelled), "{error}");
+    assert_eq!(text(&run(&mut hands, "sevt_2", "a").await), "ran a in sbx_2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_that_does_not_come_back_is_ended() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    let cancel = CancellationToken::new();
+    let start = tokio::time::Instant::now();
+    let (outcome, ()) = tokio::join!(
+        async {
+            hands
+                .call(&bash("sevt_1", "stuck"), cancel.clone())
+                .await
+                .unwrap()
+        },
+        async {
+            wait_for(|| host.fake.runs("stuck") == 1).await;
+            cancel.cancel();
+        }
+    );
+    assert!(
+        outcome.is_error && text(&outcome).contains("cancelled"),
+        "{}",
+        text(&outcome)
+    );
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn notes_of_ours_are_in_the_result() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    assert!(text(&run(&mut hands, "sevt_1", "background").await).contains("1 process was still running"));
+    assert!(text(&run(&mut hands, "sevt_2", "unsynced").await).contains("may be missing"));
+}
+
+#[tokio::test]
+async fn a_session_has_one_holder() {
+    let host = Host::new(Isolation::Call);
+    let hands = host.open().await;
+    let second = host.process().open(&key(), &BTreeMap::new()).await;
+    assert!(matches!(second.err(), Some(HandsError::Held { session }) if session == "sesn_1"));
+    hands.close(Release::Keep).await.unwrap();
+    host.open().await;
+}
+
+#[tokio::test]
+async fn release_decides_about_the_disk() {
+    let host = Host::new(Isolation::Call);
+    let mut hands = host.open().await;
+    run(&mut hands, "sevt_1", "a").await;
+    hands.close(Release::Lost).await.unwrap();
+    assert!(host.has_disk());
+    let said = host.open().await.close(Release::Remove).await.unwrap();
+    assert!(
+        said.iter().any(|s| s.contains("disk of session sesn_1")),
+        "{said:?}"
+    );
+    assert!(!host.has_disk());
+    // The same id later is a new session: the journal went as well.
+    let mut hands = host.open().await;
+    run(&mut hands, "sevt_1", "a").await;
+    assert_eq!(host.fake.runs("a"), 2);
+}
+
+#[tokio::test]
+async fn a_disk_whose_base_is_gone_is_not_put_over_another() {
+    let host = Host::new(Isolation::Call);
+    host.open().await.close(Release::Keep).await.unwrap();
+    host.fake.base_gone.store(true, SeqCst);
+    let error = host.process().open(&key(), &BTreeMap::new()).await.err().unwrap();
+    let HandsError::Failed { source, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(
+        source.to_string().contains("omnirun session rm sesn_1"),
+        "{source}"
+    );
+    assert!(host.has_disk());
+}
+
+#[tokio::test]
+async fn no_session_starts_below_the_floor_but_old_ones_go_on() {
+    let mut host = Host::new(Isolation::Call);
+    host.open().await.close(Release::Keep).await.unwrap();
+    host.config.floor = Some(ByteSize(u64::MAX));
+    host.open().await.close(Release::Remove).await.unwrap();
+    let error = host.process().open(&key(), &BTreeMap::new()).await.err().unwrap();
+    let HandsError::Failed { source, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(source.to_string().contains("free space"), "{source}");
+    let left = std::fs::read_dir(host.tmp.path().join("d/sessions"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_new_session_is_seeded_once_before_its_first_call() {
+    let mut host = Host::new(Isolation::Call);
+    let seed = host.tmp.path().join("seed");
+    std::fs::create_dir(&seed).unwrap();
+    std::fs::write(seed.join("README"), "hello").unwrap();
+    host.config.seed = Some(seed);
+    host.fake.failing_seeds.store(1, SeqCst);
+    let mut hands = host.open().await;
+    assert_eq!(text(&run(&mut hands, "sevt_1", "a").await), "ran a in sbx_2");
+    run(&mut hands, "sevt_2", "a").await;
+    hands.close(Release::Keep).await.unwrap();
+    run(&mut host.open().await, "sevt_3", "a").await;
+    assert_eq!(*host.fake.seeded.lock().unwrap(), ["README"]);
+
+    host.config.seed = Some(host.tmp.path().join("nowhere"));
+    let dir = DataDir::open(Some(host.tmp.path().join("d"))).unwrap();
+    let db = Db::open(&dir).unwrap();
+    let platform = Arc::new(FakePlatform(host.fake.clone()));
+    let refused = SessionFactory::new(host.config.clone(), platform, &db, &dir);
+    assert!(matches!(refused.err(), Some(SessionsError::Seed { .. })));
+}
+
+#[tokio::test]
+async fn a_session_whose_time_is_over_goes_at_the_next_start() {
+    let mut host = Host::new(Isolation::Call);
+    host.config.keep = Duration::ZERO;
+    host.open().await.close(Release::Keep).await.unwrap();
+    assert!(!host.has_disk());
+}
