@@ -1,0 +1,466 @@
+//! The state of a shell between two commands: the working directory, variables, functions, aliases, options, umask.
+//!
+//! Not carried: descriptors, jobs, traps, positional parameters, readonly attributes, the shell's own variables.
+//!
+//! The shell prints its state as sections between NUL bytes, which no shell value can hold (`__omnirun_save` in the
+//! driver). [`read`] checks that print and turns it into two scripts: one that runs before our functions are defined,
+//! one after. All of it is the sandbox's own data, run in the sandbox's own shell; what matters here is that it is
+//! bounded, and that damaged state is noticed.
+
+use super::{
+    ShellConfig,
+    declare::{self, Variable},
+};
+use omnirun_guest_proto::limits::MAX_SHELL_STATE;
+use rustix::io::Errno;
+use std::{collections::HashSet, os::unix::ffi::OsStrExt};
+
+/// Longest print that is read. Larger variables than a state can hold have to be seen to be left out by name.
+pub(super) const MAX_RAW: usize = 16 << 20;
+
+const HEADER: &[u8] = b"omnirun-shell 1\n";
+
+/// Saved state: an opaque blob of at most [`MAX_SHELL_STATE`] bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShellState(Vec<u8>);
+
+impl std::fmt::Debug for ShellState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShellState({} bytes)", self.0.len())
+    }
+}
+
+impl ShellState {
+    /// Takes a stored blob. None if it is not one, is too long, or has another version.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let scripts = bytes.strip_prefix(HEADER)?;
+        let separators = scripts.iter().filter(|byte| **byte == 0).count();
+        (bytes.len() <= MAX_SHELL_STATE && separators == 1).then_some(Self(bytes))
+    }
+
+    /// The blob, to be stored.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What runs before our functions are defined, and what runs after.
+    pub(super) fn scripts(&self) -> (&[u8], &[u8]) {
+        let scripts = self.0.strip_prefix(HEADER).unwrap_or_default();
+        let middle = scripts
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(scripts.len());
+        (&scripts[..middle], scripts.get(middle + 1..).unwrap_or_default())
+    }
+}
+
+/// What a command left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateAfter {
+    /// Its state.
+    Saved {
+        /// The state.
+        state: ShellState,
+        /// What did not fit: names of variables, or `functions` or `aliases`.
+        dropped: Vec<String>,
+    },
+    /// The shell ended without printing its state: it was killed, or replaced by `exec`.
+    Lost,
+    /// It printed more than is read.
+    TooLarge,
+}
+
+/// A word that no earlier command knows.
+pub(super) fn nonce() -> Result<String, Errno> {
+    let mut bytes = [0u8; 12];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Quotes bytes for the shell.
+pub(super) fn quote(bytes: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(bytes.len() + 2);
+    quoted.push(b'\'');
+    for &byte in bytes {
+        match byte {
+            b'\'' => quoted.extend_from_slice(b"'\\''"),
+            _ => quoted.push(byte),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+/// Reads the print of a command's shell.
+pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter {
+    let sections: Vec<&[u8]> = raw.split(|byte| *byte == 0).collect();
+    let end = format!("end {nonce}");
+    match sections.as_slice() {
+        [
+            start,
+            cwd,
+            flags,
+            umask,
+            shopt,
+            set,
+            aliases,
+            functions,
+            function_flags,
+            variables,
+            last,
+            ..,
+        ] if *start == nonce.as_bytes() && *last == end.as_bytes() => {
+            let variables = declare::variables(variables);
+            let print = Print {
+                cwd,
+                flags,
+                umask,
+                shopt,
+                set,
+                aliases,
+                functions,
+                function_flags,
+                variables,
+            };
+            print.into_state(config)
+        }
+        _ if raw.len() >= MAX_RAW => StateAfter::TooLarge,
+        _ => StateAfter::Lost,
+    }
+}
+
+/// The sections of a print.
+struct Print<'a> {
+    cwd: &'a [u8],
+    flags: &'a [u8],
+    umask: &'a [u8],
+    shopt: &'a [u8],
+    set: &'a [u8],
+    aliases: &'a [u8],
+    functions: &'a [u8],
+    function_flags: &'a [u8],
+    variables: Vec<Variable<'a>>,
+}
+
+/// A part of the state that can be left out when it does not fit.
+struct Piece {
+    name: String,
+    script: Vec<u8>,
+    /// Whether it runs after our functions are defined.
+    late: bool,
+}
+
+impl Print<'_> {
+    fn into_state(self, config: &ShellConfig) -> StateAfter {
+        let (start, end) = (self.start(config), self.end());
+        let mut pieces = self.pieces();
+        let mut dropped = Vec::new();
+        let fixed = HEADER.len() + start.len() + 1 + end.len();
+        let mut size = fixed + pieces.iter().map(|piece| piece.script.len()).sum::<usize>();
+        while size > MAX_SHELL_STATE {
+            let largest = pieces
+                .iter()
+                .enumerate()
+                .max_by_key(|(_, piece)| piece.script.len())
+                .map(|(at, _)| at);
+            match largest {
+                Some(at) => {
+                    let piece = pieces.remove(at);
+                    size -= piece.script.len();
+                    dropped.push(piece.name);
+                }
+                None => return StateAfter::TooLarge,
+            }
+        }
+        let mut bytes = Vec::with_capacity(size);
+        bytes.extend_from_slice(HEADER);
+        bytes.extend_from_slice(&start);
+        pieces
+            .iter()
+            .filter(|piece| !piece.late)
+            .for_each(|piece| bytes.extend_from_slice(&piece.script));
+        bytes.push(0);
+        pieces
+            .iter()
+            .filter(|piece| piece.late)
+            .for_each(|piece| bytes.extend_from_slice(&piece.script));
+        bytes.extend_from_slice(&end);
+        StateAfter::Saved {
+            state: ShellState(bytes),
+            dropped,
+        }
+    }
+
+    /// Directory, umask, `shopt`, and which variables of the environment were unset.
+    fn start(&self, config: &ShellConfig) -> Vec<u8> {
+        let mut script = Vec::new();
+        if let Some(cwd) = self.cwd.strip_suffix(b"\n") {
+            let cwd = quote(cwd);
+            // The directory as an argument, so that whatever is in its name is printed and not interpreted.
+            script.extend_from_slice(b"builtin cd -- ");
+            script.extend_from_slice(&cwd);
+            script.extend_from_slice(
+                b" || { builtin cd -- \"$__omnirun_w\" || builtin cd /; builtin printf \
+                  '[the working directory %s is gone; now in %s]\\n' ",
+            );
+            script.extend_from_slice(&cwd);
+            script.extend_from_slice(b" \"$PWD\"; }\n");
+        }
+        let umask = self.umask.trim_ascii();
+        if (1..=4).contains(&umask.len()) && umask.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
+            script.extend_from_slice(&[b"builtin umask ", umask, b"\n"].concat());
+        }
+        for sign in [b"-s", b"-u"] {
+            let names = lines(self.shopt).filter_map(|line| line.strip_prefix(b"shopt ")?.strip_prefix(sign));
+            let names: Vec<&[u8]> = names
+                .map(<[u8]>::trim_ascii)
+                .filter(|name| is_option(name))
+                .collect();
+            if !names.is_empty() {
+                script.extend_from_slice(
+                    &[
+                        b"builtin shopt ",
+                        sign.as_slice(),
+                        b" ",
+                        &names.join(&b' '),
+                        b"\n",
+                    ]
+                    .concat(),
+                );
+            }
+        }
+        let kept: HashSet<&[u8]> = self.variables.iter().map(|variable| variable.name).collect();
+        for (name, _) in &config.env {
+            let name = name.as_bytes();
+            let identifier = declare::variables(&[b"declare -- ", name].concat()).len() == 1;
+            if identifier && !kept.contains(name) && !declare::is_the_shells_own(name) {
+                script.extend_from_slice(&[b"builtin unset -v ", name, b"\n"].concat());
+            }
+        }
+        script
+    }
+
+    /// Options. They come last: under some of them what comes before would not run.
+    fn end(&self) -> Vec<u8> {
+        /// Restored by [`Self::flags`], or not a state that a new shell can be put into.
+        const SKIP: &[&[u8]] = &[
+            b"errexit",
+            b"nounset",
+            b"xtrace",
+            b"verbose",
+            b"noexec",
+            b"onecmd",
+            b"privileged",
+            b"history",
+            b"histexpand",
+            b"emacs",
+            b"vi",
+            b"posix",
+        ];
+        /// The options that are on in a new shell.
+        const ON: &[&[u8]] = &[b"braceexpand", b"hashall", b"interactive-comments"];
+        let mut script = Vec::new();
+        for line in lines(self.set) {
+            let Some(rest) = line.strip_prefix(b"set ") else {
+                continue;
+            };
+            let (sign, name) = rest.split_at(rest.len().min(2));
+            let name = name.trim_ascii();
+            let on = sign == b"-o";
+            if is_option(name) && !SKIP.contains(&name) && on != ON.contains(&name) {
+                script.extend_from_slice(&[b"builtin set ", sign, b" ", name, b"\n"].concat());
+            }
+        }
+        // With these on, what we run around a command would print or fail; they are switched on with the command.
+        let letters = [
+            (b'x', "set -x;"),
+            (b'v', "set -v;"),
+            (b'u', "set -u;"),
+            (b'e', "set -e;"),
+        ];
+        let flags: String = letters
+            .iter()
+            .filter(|(letter, _)| self.flags.contains(letter))
+            .map(|(_, set)| *set)
+            .collect();
+        script.extend_from_slice(format!("__omnirun_p='{flags}'\n").as_bytes());
+        if lines(self.set).any(|line| line == b"set -o posix") {
+            script.extend_from_slice(b"builtin set -o posix\n");
+        }
+        script
+    }
+
+    fn pieces(&self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for Variable { flags, name, value } in &self.variables {
+            if declare::is_the_shells_own(name) {
+                continue;
+            }
+            let mut attributes: Vec<u8> = flags.iter().copied().filter(|flag| *flag != b'r').collect();
+            if attributes.is_empty() {
+                attributes.push(b'-');
+            }
+            let script = [
+                // Not `builtin declare`: only after the bare word is an array parsed.
+                b"declare -",
+                attributes.as_slice(),
+                b" ",
+                name,
+                value,
+                b"\n",
+            ]
+            .concat();
+            // This one switches the mode in which our functions could not be defined.
+            let late = *name == b"POSIXLY_CORRECT";
+            pieces.push(Piece {
+                name: String::from_utf8_lossy(name).into_owned(),
+                script,
+                late,
+            });
+        }
+        if !self.functions.trim_ascii().is_empty() {
+            let mut script = [b"builtin eval ", quote(self.functions).as_slice(), b"\n"].concat();
+            for line in lines(self.function_flags) {
+                let Some((flags, name)) = line.strip_prefix(b"declare -f").and_then(split_at_space) else {
+                    continue;
+                };
+                if flags.contains(&b'x') {
+                    script.extend_from_slice(
+                        &[b"builtin export -f -- ", quote(name).as_slice(), b"\n"].concat(),
+                    );
+                }
+            }
+            pieces.push(Piece {
+                name: "functions".to_owned(),
+                script,
+                late: false,
+            });
+        }
+        if !self.aliases.trim_ascii().is_empty() {
+            // Late, or they would apply to the text of our functions.
+            let script = [b"builtin eval ", quote(self.aliases).as_slice(), b"\n"].concat();
+            pieces.push(Piece {
+                name: "aliases".to_owned(),
+                script,
+                late: true,
+            });
+        }
+        pieces
+    }
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+}
+
+fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = text.iter().position(|byte| *byte == b' ')?;
+    Some((&text[..space], &text[space + 1..]))
+}
+
+fn is_option(name: &[u8]) -> bool {
+    let allowed =
+        |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+    !name.is_empty() && name.iter().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn print(nonce: &str, variables: &str) -> Vec<u8> {
+        let sections = [
+            nonce,
+            "/w\n",
+            "hB",
+            "0022\n",
+            "shopt -s extglob\n",
+            "set +o posix\n",
+            "",
+            "",
+            "",
+            variables,
+        ];
+        [sections.join("\0").as_bytes(), b"\0end ", nonce.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_print_becomes_a_state_that_can_be_stored() {
+        let text =
+            "declare -r a=\"1\"\ndeclare -rx b=\"2\"\ndeclare -ir UID=\"0\"\ndeclare -- __omnirun_s=\"0\"\n";
+        let StateAfter::Saved { state, dropped } = read(&print("n", text), "n", &ShellConfig::default())
+        else {
+            panic!("not saved")
+        };
+        let (before, _) = state.scripts();
+        let before = std::str::from_utf8(before).unwrap();
+        assert!(
+            before.contains("declare -- a=\"1\"\ndeclare -x b=\"2\"\n"),
+            "{before}"
+        );
+        assert!(
+            !before.contains("UID") && !before.contains("__omnirun_s"),
+            "{before}"
+        );
+        assert!(dropped.is_empty());
+        assert_eq!(ShellState::from_bytes(state.as_bytes().to_vec()), Some(state));
+    }
+
+    #[test]
+    fn an_unfinished_or_foreign_print_is_no_state() {
+        let whole = print("n", "declare -- a=\"1\"\n");
+        for cut in 0..whole.len() {
+            assert_eq!(
+                read(&whole[..cut], "n", &ShellConfig::default()),
+                StateAfter::Lost,
+                "cut at {cut}"
+            );
+        }
+        assert_eq!(read(&whole, "m", &ShellConfig::default()), StateAfter::Lost);
+        assert_eq!(
+            read(&vec![b'x'; MAX_RAW], "n", &ShellConfig::default()),
+            StateAfter::TooLarge
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_by_name() {
+        let text = format!(
+            "declare -- big=\"{}\"\ndeclare -- small=\"1\"\n",
+            "x".repeat(2 << 20)
+        );
+        let StateAfter::Saved { state, dropped } = read(&print("n", &text), "n", &ShellConfig::default())
+        else {
+            panic!("not saved")
+        };
+        assert_eq!(dropped, ["big"]);
+        assert!(state.as_bytes().len() < 1000);
+        assert!(String::from_utf8_lossy(state.as_bytes()).contains("small"));
+    }
+
+    #[test]
+    fn other_blobs_are_refused() {
+        for blob in [
+            &b""[..],
+            b"omnirun-shell 2\n\0",
+            b"omnirun-shell 1\n",
+            b"omnirun-shell 1\n\0\0",
+        ] {
+            assert_eq!(ShellState::from_bytes(blob.to_vec()), None);
+        }
+        let long = [HEADER, &vec![b'#'; MAX_SHELL_STATE], b"\0"].concat();
+        assert_eq!(ShellState::from_bytes(long), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_print_is_answered_within_the_limit(raw in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let whole = [b"n\0", raw.as_slice(), b"\0end n"].concat();
+            if let StateAfter::Saved { state, .. } = read(&whole, "n", &ShellConfig::default()) {
+                prop_assert!(state.as_bytes().len() <= MAX_SHELL_STATE);
+                prop_assert!(ShellState::from_bytes(state.as_bytes().to_vec()).is_some());
+            }
+        }
+    }
+}

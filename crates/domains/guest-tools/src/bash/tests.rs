@@ -1,0 +1,98 @@
+//! The driver against a real `/bin/bash`.
+
+use super::*;
+use crate::answer::tests::text_of;
+use omnirun_guest_proto::message::ToolResult;
+use rustix::{
+    event::{PollFd, PollFlags},
+    io::Errno,
+};
+use std::{
+    os::{fd::AsFd, fd::AsRawFd, unix::process::CommandExt, unix::process::ExitStatusExt},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+mod live;
+mod saved;
+
+/// What the agent does in Rust is done here by a first bash that moves the descriptors and becomes the second.
+fn spawn(launch: &Launch) -> Child {
+    let mut script = String::new();
+    for (fd, target) in &launch.fds {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
+        script += &format!("exec {target}<&{0} {0}<&-;", fd.as_raw_fd());
+    }
+    let cwd = launch.cwd.to_str().unwrap();
+    script += &format!(
+        "cd {cwd} 2>&60 || cd /; unset -v PWD OLDPWD SHLVL _; exec -a /bin/bash /bin/bash --noprofile --norc"
+    );
+    let mut command = Command::new("/bin/bash");
+    command
+        .args(["--noprofile", "--norc", "-c", &script])
+        .env_clear()
+        .process_group(0)
+        .stdin(Stdio::null());
+    for entry in &launch.envp {
+        let (name, value) = entry.to_str().unwrap().split_once('=').unwrap();
+        command.env(name, value);
+    }
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn config(workdir: &Path) -> ShellConfig {
+    let env = [
+        ("PATH", "/usr/bin:/bin"),
+        ("HOME", "/root"),
+        ("BASE", "from the template"),
+        ("ANTHROPIC_KEY", "k"),
+    ];
+    ShellConfig {
+        env: env.map(|(name, value)| (name.into(), value.into())).into(),
+        workdir: workdir.into(),
+    }
+}
+
+/// Reads what is there now.
+fn drain(launch: &Launch, output: &mut Output) {
+    let mut buffer = [0; 65536];
+    loop {
+        match rustix::io::read(&launch.output, &mut buffer) {
+            Ok(0) | Err(Errno::AGAIN) => return,
+            Ok(count) => output.push(&buffer[..count]),
+            Err(Errno::INTR) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Waits until one of the descriptors has something, or a little.
+fn wait_a_little(fds: &[&dyn AsFd]) {
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
+        .collect();
+    let limit = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    let _ = rustix::event::poll(&mut polled, Some(&limit));
+}
+
+fn kill(child: &mut Child) {
+    let group = rustix::process::Pid::from_child(child);
+    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    child.wait().unwrap();
+}
+
+fn ending(status: std::process::ExitStatus) -> Ending {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ending::Exited(code),
+        (None, signal) => Ending::Signaled(signal.unwrap_or(0)),
+    }
+}
