@@ -9,6 +9,7 @@ use omnirun_work_proto::{
 };
 use reqwest::{Method, Response, header::HeaderMap};
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// A request in all its tries.
 pub(crate) struct Call<'a> {
@@ -62,56 +63,36 @@ struct Failure {
 impl Client {
     /// Sends a request until it succeeds or may not be tried again, and reads its body.
     pub(crate) async fn send(&self, call: Call<'_>, max: usize) -> Result<bytes::Bytes, ClientError> {
-        self.tries(&call, async || {
-            let deadline = tokio::time::Instant::now() + call.limit;
-            let response = self.once(&call, deadline).await?;
-            let body = tokio::time::timeout_at(deadline, body(call.what, response, max));
-            body.await.map_err(|_| timeout(&call))?.map_err(plain)
-        })
-        .await
+        let mut tries = 0;
+        loop {
+            match self.whole(&call, max).await {
+                Ok(body) => return Ok(body),
+                Err(failure) => pause(&call, &mut tries, failure).await?,
+            }
+        }
     }
 
     /// Sends a request until it succeeds or may not be tried again, and leaves its body to the caller.
     pub(crate) async fn open(&self, call: Call<'_>) -> Result<Response, ClientError> {
-        self.tries(&call, async || {
-            self.once(&call, tokio::time::Instant::now() + call.limit).await
-        })
-        .await
-    }
-
-    async fn tries<T>(
-        &self,
-        call: &Call<'_>,
-        one: impl AsyncFn() -> Result<T, Failure>,
-    ) -> Result<T, ClientError> {
-        let mut try_no = 1;
+        let mut tries = 0;
         loop {
-            let Failure { error, hint } = match one().await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            let status = error.status();
-            let settled = status.is_some() && status == call.settled;
-            let pause = if settled {
-                None
-            } else {
-                request_failure(try_no, status, &hint, fastrand::f64())
-            };
-            let Some(pause) = pause else { return Err(error) };
-            tracing::debug!(
-                request = call.what,
-                try_no,
-                status,
-                ?pause,
-                "a request failed and will be tried again"
-            );
-            tokio::time::sleep(pause).await;
-            try_no += 1;
+            match self.once(&call, Instant::now() + call.limit).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => pause(&call, &mut tries, failure).await?,
+            }
         }
     }
 
+    /// One try, with its body read.
+    async fn whole(&self, call: &Call<'_>, max: usize) -> Result<bytes::Bytes, Failure> {
+        let deadline = Instant::now() + call.limit;
+        let response = self.once(call, deadline).await?;
+        let body = timeout_at(deadline, body(call.what, response, max)).await;
+        body.map_err(|_| timeout(call))?.map_err(plain)
+    }
+
     /// One try: a success with its body unread, or a failure with its body read.
-    async fn once(&self, call: &Call<'_>, deadline: tokio::time::Instant) -> Result<Response, Failure> {
+    async fn once(&self, call: &Call<'_>, deadline: Instant) -> Result<Response, Failure> {
         let mut request = self
             .http
             .request(call.method.clone(), self.base.endpoint(call.path))
@@ -130,7 +111,7 @@ impl Client {
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
                 .body(call.body.clone().unwrap_or_default());
         }
-        let answer = tokio::time::timeout_at(deadline, request.send())
+        let answer = timeout_at(deadline, request.send())
             .await
             .map_err(|_| timeout(call))?;
         let response = answer.map_err(|e| {
@@ -148,7 +129,7 @@ impl Client {
             .unwrap_or_default()
             .to_owned();
         // An error's body is there to be read, but not to be waited for.
-        let read = tokio::time::timeout_at(deadline, body(call.what, response, 64 << 10)).await;
+        let read = timeout_at(deadline, body(call.what, response, 64 << 10)).await;
         let parsed: ErrorBody = read
             .ok()
             .and_then(Result::ok)
@@ -162,6 +143,29 @@ impl Client {
         };
         Err(Failure { error, hint })
     }
+}
+
+/// Waits before the next try, or gives the error back if there is to be none.
+async fn pause(call: &Call<'_>, tries: &mut u32, failure: Failure) -> Result<(), ClientError> {
+    let Failure { error, hint } = failure;
+    *tries += 1;
+    let status = error.status();
+    let settled = status.is_some() && status == call.settled;
+    let pause = if settled {
+        None
+    } else {
+        request_failure(*tries, status, &hint, fastrand::f64())
+    };
+    let Some(pause) = pause else { return Err(error) };
+    tracing::debug!(
+        request = call.what,
+        tries,
+        status,
+        ?pause,
+        "a request failed and will be tried again"
+    );
+    tokio::time::sleep(pause).await;
+    Ok(())
 }
 
 /// A server's word that goes into errors and log lines: short and plain, whatever it sent.
