@@ -15,6 +15,13 @@ mod api;
 pub mod qemu;
 
 pub use api::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Vm, VmIdentity, Vmm, VmmError,
-    VmmFacts,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Vm, VmIdentity, Vmm,
+    VmmError, VmmFacts,
 };
+
+use std::sync::Arc;
+
+/// The best VMM of this host. Takes tens of milliseconds; once per process.
+pub async fn detect() -> Result<Arc<dyn Vmm>, VmmError> {
+    Ok(Arc::new(qemu::Qemu::find().await?))
+}

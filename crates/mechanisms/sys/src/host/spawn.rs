@@ -28,7 +28,20 @@ pub struct Credentials {
     pub groups: Option<Vec<u32>>,
 }
 
-/// A limit to set: resource (`libc::RLIMIT_*`), soft, hard.
+/// Size of a core dump.
+pub const CORE: u32 = libc::RLIMIT_CORE;
+/// Number of open files.
+pub const NOFILE: u32 = libc::RLIMIT_NOFILE;
+/// Size of a file, as far as it is written.
+pub const FSIZE: u32 = libc::RLIMIT_FSIZE;
+/// An empty network namespace.
+pub const NEW_NETWORK: c_int = libc::CLONE_NEWNET;
+/// An empty IPC namespace.
+pub const NEW_IPC: c_int = libc::CLONE_NEWIPC;
+/// A user namespace without a map.
+pub const NEW_USER: c_int = libc::CLONE_NEWUSER;
+
+/// A limit to set: resource ([`CORE`], [`NOFILE`], [`FSIZE`]), soft, hard.
 pub type Limit = (u32, u64, u64);
 
 /// What to start.
@@ -46,7 +59,7 @@ pub struct Spawn<'a> {
     pub oom_score_adj: Option<&'a str>,
     /// A user namespace to enter.
     pub user_namespace: Option<BorrowedFd<'a>>,
-    /// Namespaces to leave (`libc::CLONE_NEW*`).
+    /// Namespaces to leave ([`NEW_NETWORK`], [`NEW_IPC`], [`NEW_USER`]).
     pub unshare: c_int,
     /// Identity to take on.
     pub credentials: Option<Credentials>,

@@ -1,1 +1,157 @@
-//! QEMU driver.
+//! The driver for QEMU.
+//!
+//! ```text
+//!   version        which QEMU is there                                 pure but for the search
+//!   command_line   the machine, as arguments                           pure
+//!   confine        identity, namespaces, Landlock, limits
+//!   memory         memfds and snapshot files
+//!   process        from the start to the end of the process
+//!   qmp            the control protocol
+//!   vm             one machine
+//!   reap           what dead owners left
+//! ```
+//!
+//! A clone is made so: sockets and files are opened here, QEMU is started with them and nothing else, and the commands
+//! that load the device state are written into its control socket before it has begun to read: it finds them when it
+//! is ready, and the next thing heard of it is that the state is loaded.
+
+mod command_line;
+mod confine;
+mod memory;
+mod process;
+mod qmp;
+mod reap;
+mod version;
+mod vm;
+
+use crate::{
+    BootSpec, CloneSpec, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
+    accel::{self, Accel},
+};
+use async_trait::async_trait;
+use confine::Confinement;
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use version::{Program, READONLY_MEMORY};
+
+/// QEMU on this host.
+#[derive(Debug)]
+pub struct Qemu {
+    inner: Arc<Host>,
+}
+
+/// What all machines of a driver have in common.
+#[derive(Debug)]
+struct Host {
+    facts: VmmFacts,
+    accel: Accel,
+    program: Program,
+    confinement: Confinement,
+}
+
+impl Qemu {
+    /// Finds QEMU, what it can run on, and how far it can be confined. Takes tens of milliseconds; once per process.
+    pub async fn find() -> Result<Self, VmmError> {
+        let work = tokio::task::spawn_blocking(|| {
+            let path = Program::path()?;
+            let accel = accel::detect();
+            let (confinement, program) = Confinement::find(path, &accel)?;
+            let facts = VmmFacts {
+                driver: "qemu",
+                version: program.version.clone(),
+                accelerator: accel.as_str(),
+                cpu: cpu(&accel),
+                confinement: confinement.words(),
+            };
+            Ok(Self {
+                inner: Arc::new(Host {
+                    facts,
+                    accel,
+                    program,
+                    confinement,
+                }),
+            })
+        });
+        work.await.unwrap_or_else(|e| {
+            Err(VmmError::Io {
+                step: "looking for QEMU",
+                source: std::io::Error::other(e),
+            })
+        })
+    }
+
+    /// What its machines run on.
+    pub fn accel(&self) -> &Accel {
+        &self.inner.accel
+    }
+}
+
+/// What a snapshot's virtual CPU depends on, beside the version of QEMU.
+fn cpu(accel: &Accel) -> String {
+    match accel {
+        Accel::Emulation { .. } => "max".into(),
+        Accel::Kvm => {
+            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let first = info.split("\n\n").next().unwrap_or_default();
+            let field = |name: &str| {
+                let line = first
+                    .lines()
+                    .find(|l| l.split(':').next().map(str::trim) == Some(name));
+                line.and_then(|l| l.split_once(':'))
+                    .map_or("", |(_, v)| v.trim())
+                    .to_owned()
+            };
+            let fields = [
+                "vendor_id",
+                "cpu family",
+                "model",
+                "model name",
+                "stepping",
+                "microcode",
+                "flags",
+            ];
+            format!("host: {}", fields.map(field).join(" | "))
+        }
+    }
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn facts(&self) -> &VmmFacts {
+        &self.inner.facts
+    }
+
+    async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError> {
+        Ok(Box::new(vm::Machine::boot(Arc::clone(&self.inner), spec).await?))
+    }
+
+    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
+        Ok(Box::new(
+            vm::Machine::restore(Arc::clone(&self.inner), spec).await?,
+        ))
+    }
+
+    async fn open_memory(&self, path: &Path) -> Result<Arc<OwnedFd>, VmmError> {
+        let file_error = |step| {
+            let path = path.to_owned();
+            move |source| VmmError::File { step, path, source }
+        };
+        let file = OwnedFd::from(std::fs::File::open(path).map_err(file_error("open"))?);
+        if self.inner.program.release >= READONLY_MEMORY {
+            return Ok(Arc::new(file));
+        }
+        let copied = tokio::task::spawn_blocking(move || memory::sealed(&file)).await;
+        copied
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map(Arc::new)
+            .map_err(file_error("load"))
+    }
+
+    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
+        reap::reap(identity.sandbox.as_str())
+            .await
+            .map_err(|source| VmmError::Io {
+                step: "ending what is left",
+                source,
+            })
+    }
+}

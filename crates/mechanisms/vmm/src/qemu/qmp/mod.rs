@@ -1,0 +1,16 @@
+//! QEMU's control protocol: JSON lines over a socket.
+//!
+//! ```text
+//!   wire       bytes to lines to messages; pure, bounded
+//!   commands   the commands that the driver uses, typed
+//!   client     one task owns the socket; callers submit and await
+//! ```
+//!
+//! Commands may be submitted without waiting for the answers of earlier ones: QEMU works in order. That is how a clone
+//! is loaded in one round trip.
+
+mod client;
+pub(super) mod commands;
+mod wire;
+
+pub(super) use client::{Client, Migration, QmpError, migration_end};
