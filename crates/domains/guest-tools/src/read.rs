@@ -24,10 +24,10 @@ pub(crate) fn run(root: &Root, input: &ReadInput, deadline: Instant) -> Result<T
         .map_err(|error| ToolError::system(TOOL, given, error))?;
     let (fd, stat) = opened.ok_or_else(|| ToolError::path(TOOL, given, "not a regular file"))?;
     let mut file = File::from(fd);
-    if let Some(media) = Media::by_extension(&path).or_else(|| Media::by_extension(Path::new(given))) {
-        if let Some(result) = media.read(&mut file, stat.st_size.unsigned_abs(), input)? {
-            return Ok(result);
-        }
+    if let Some(media) = Media::by_extension(&path).or_else(|| Media::by_extension(Path::new(given)))
+        && let Some(result) = media.read(&mut file, stat.st_size.unsigned_abs(), input)?
+    {
+        return Ok(result);
     }
     let bytes = match input.view_range {
         Some((first, last)) => range(file, given, first, last, deadline)?,
@@ -182,16 +182,13 @@ impl Media {
         let Some(media_type) = self.by_content(&head[..count]) else {
             return Ok(None);
         };
-        let (what, limit) = match self {
-            Self::Image => ("image", MAX_IMAGE_BYTES),
-            Self::Pdf => ("PDF", MAX_PDF_BYTES),
+        let (what, article, limit) = match self {
+            Self::Image => ("image", "an image", MAX_IMAGE_BYTES),
+            Self::Pdf => ("PDF", "a PDF", MAX_PDF_BYTES),
         };
         if input.view_range.is_some() {
-            return Err(ToolError::path(
-                TOOL,
-                given,
-                format!("view_range does not apply to a file that is an {what}").replace("an PDF", "a PDF"),
-            ));
+            let reason = format!("view_range does not apply to a file with {article} in it; leave it out");
+            return Err(ToolError::path(TOOL, given, reason));
         }
         let too_large = |size: u64| {
             let reason =
