@@ -12,6 +12,10 @@ chown "$user:" /workspace "$workdir" /mnt/session/outputs
 rm -f /etc/apt/apt.conf.d/99mmdebstrap /etc/apt/sources.list /etc/apt/sources.list.d/*
 printf '%s' "$sources" >/etc/apt/sources.list.d/debian.sources
 
+# No init runs in a sandbox that a package could have its service started by (policy-rc.d(8)).
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+chmod 0755 /usr/sbin/policy-rc.d
+
 # Nothing that is one machine's.
 printf 'sandbox\n' >/etc/hostname
 printf '127.0.0.1 localhost\n127.0.1.1 sandbox\n::1 localhost ip6-localhost ip6-loopback\n' >/etc/hosts

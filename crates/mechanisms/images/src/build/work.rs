@@ -87,8 +87,14 @@ impl Drop for BuildDir {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        if remove_tree(&self.path).is_ok() {
-            let _ = fs::remove_file(&self.lock_path);
+        match remove_tree(&self.path) {
+            Ok(()) => {
+                let _ = fs::remove_file(&self.lock_path);
+            }
+            // The next command tries again.
+            Err(error) => {
+                tracing::warn!(folder = %self.path.display(), error = %error, "cannot remove a build's folder");
+            }
         }
     }
 }
@@ -136,8 +142,9 @@ fn remove_tree(path: &Path) -> Result<(), ImageError> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => Namespace::detect()?.remove_tree(path),
-        Err(e) => Err(file("remove", path)(e)),
+        Err(e) if rustix::process::geteuid().is_root() => Err(file("remove", path)(e)),
+        // Folders of others, which this user may not even look into.
+        Err(_) => Namespace::detect()?.remove_tree(path),
     }
 }
 
