@@ -2,7 +2,7 @@
 
 use crate::{
     EngineError,
-    owner::{Claim, CloneTask, Context, Registry, Woken, ask_end},
+    owner::{Claim, CloneTask, Context, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox},
     snapshot::{
@@ -20,7 +20,10 @@ use omnirun_vm_machine::Why;
 use omnirun_vmm::{MachineSize, Vmm, VmmFacts};
 use std::{
     collections::HashMap,
+    fs::File,
     future::Future,
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -98,7 +101,7 @@ impl Engine {
             db,
             registry: Registry::default(),
             pool: Pool::new(pool_memory.unwrap_or(ByteSize(memory.available.0 / 4))),
-            snapshots: SnapshotStore::open(&data, snapshots)?,
+            snapshots: SnapshotStore::open(&data, owner.id(), snapshots)?,
             templates: Mutex::new(HashMap::new()),
             host_memory: memory.total,
             say,
@@ -213,20 +216,58 @@ impl Engine {
         let reports = self.inner.registry.shutdown().await;
         // Spares that arrived meanwhile have been ended with the rest.
         self.inner.pool.clear();
+        self.leave();
+        reports
+    }
+
+    /// A new disk of nobody's, a copy of an empty one, without a name: it is gone with its last descriptor.
+    ///
+    /// # Errors
+    /// [`EngineError::File`].
+    pub async fn scratch_disk(&self, template: PathBuf) -> Result<(OwnedFd, u64), EngineError> {
+        // Named for a moment; if we are killed in it, the takeover finds it by our name.
+        let path = self
+            .data()
+            .tmp()
+            .join(format!("disk-{}.{}", draw_id()?, self.inner.context.owner));
+        let copied = tokio::task::spawn_blocking(move || {
+            let fail = |source: Box<dyn std::error::Error + Send + Sync>| EngineError::Disk {
+                path: path.clone(),
+                source,
+            };
+            omnirun_images::copy_sparse(&template, &path).map_err(|e| fail(e.into()))?;
+            let opened = File::options().read(true).write(true).open(&path);
+            let removed = std::fs::remove_file(&path);
+            let file = opened.map_err(|e| fail(e.into()))?;
+            removed.map_err(|e| fail(e.into()))?;
+            let bytes = file.metadata().map_err(|e| fail(e.into()))?.len();
+            Ok((OwnedFd::from(file), bytes))
+        });
+        copied.await.unwrap_or(Err(EngineError::ShuttingDown))
+    }
+
+    /// Stops being an owner.
+    fn leave(&self) {
         let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(owner) = owner {
-            let left = self
-                .inner
-                .context
-                .vms
-                .of_owner(owner.id())
-                .map_or(1, |rows| rows.len());
-            if left > 0 {
-                // Its file stays, unlocked: the next process takes over what could not be removed.
+            let left = self.inner.context.vms.of_owner(owner.id());
+            if left.map_or(true, |rows| !rows.is_empty()) {
+                // Its file stays, unlocked: the next process takes over what is left.
                 owner.abandon();
             }
         }
-        reports
+    }
+
+    /// Lets go of the owner's lock, as the kernel does when a process is killed.
+    #[cfg(test)]
+    pub(crate) fn die(&self) {
+        self.leave();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -63,6 +63,15 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
+    /// A disk of nobody's could not be made.
+    #[error("cannot make a disk at {path}")]
+    Disk {
+        /// Where.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The sandbox is gone.
     #[error("sandbox {sandbox} ended: {why}")]
     Ended {

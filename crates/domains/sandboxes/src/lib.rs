@@ -56,6 +56,11 @@ mod takeover;
 mod teardown;
 mod timings;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use engine::{Engine, EngineConfig, Say};
 pub use error::EngineError;
 pub use omnirun_guest_client::message::Claimed;

@@ -209,11 +209,19 @@ impl PoolHandle {
 
     /// A good time to make a spare. Returns at once.
     pub fn refill(self: &Arc<Self>) {
+        // The place is taken now, if the snapshot is known: whoever takes next finds it.
+        let place = match self.template.get() {
+            Some(joined) => match self.engine.pool.reserve(&joined.template.digest) {
+                Some(fill) => Some(fill),
+                None => return,
+            },
+            None => None,
+        };
         let handle = self.clone();
         self.engine.registry.help(async move {
             let Ok(joined) = handle.joined().await else { return };
-            let digest = joined.template.digest.clone();
-            let Some(fill) = handle.engine.pool.reserve(&digest) else {
+            let digest = &joined.template.digest;
+            let Some(fill) = place.or_else(|| handle.engine.pool.reserve(digest)) else {
                 return;
             };
             let made = handle
@@ -227,7 +235,7 @@ impl PoolHandle {
             };
             // Nobody there any more: the sandbox comes back and is dropped, which ends it.
             drop(fill.send(made));
-            handle.engine.pool.settle(&digest, cost);
+            handle.engine.pool.settle(digest, cost);
         });
     }
 }

@@ -28,7 +28,7 @@ pub struct TakeoverReport {
     pub owners: Vec<String>,
     /// Their VMs.
     pub sandboxes: Vec<TeardownReport>,
-    /// Run folders of nobody.
+    /// Run folders and unfinished work of nobody.
     pub folders: Vec<PathBuf>,
 }
 
@@ -92,6 +92,16 @@ pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<Takeove
                 report.folders.push(identity.run_dir);
             }
         }
+        for path in unfinished(data)? {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            if removed.is_ok() {
+                report.folders.push(path);
+            }
+        }
     }
     Ok(report)
 }
@@ -113,12 +123,12 @@ pub fn look(data: &DataDir, db: &Db) -> Result<Vec<String>, EngineError> {
         rows.iter()
             .map(|r| format!("{}: {} ({})", r.id, r.purpose, r.state.as_str())),
     );
-    let folders = folders_without_row(data, &vms)?;
-    lines.extend(
-        folders
-            .iter()
-            .map(|f| format!("run folder {} of no sandbox", f.run_dir.display())),
-    );
+    let mut folders: Vec<_> = folders_without_row(data, &vms)?
+        .into_iter()
+        .map(|f| f.run_dir)
+        .collect();
+    folders.extend(unfinished(data)?);
+    lines.extend(folders.iter().map(|f| format!("{}, of nobody", f.display())));
     Ok(lines)
 }
 
@@ -176,4 +186,27 @@ fn folders_without_row(data: &DataDir, vms: &Vms) -> Result<Vec<VmIdentity>, Sto
     let known: HashSet<SandboxId> = vms.all()?.into_iter().map(|row| row.id).collect();
     found.retain(|identity| !known.contains(&identity.sandbox));
     Ok(found)
+}
+
+/// What owners that do not live any more had under way in `tmp/`: names that end in an owner's id.
+fn unfinished(data: &DataDir) -> Result<Vec<PathBuf>, StoreError> {
+    let tmp = data.tmp();
+    let err = |source| StoreError::File {
+        step: "list",
+        path: tmp.clone(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&tmp).map_err(err)? {
+        let path = entry.map_err(err)?.path();
+        let owner = path.extension().and_then(|e| e.to_str()).and_then(OwnerId::parse);
+        found.extend(owner.map(|owner| (owner, path)));
+    }
+    // Listed first: an owner's file is there before its first work.
+    let living: HashSet<OwnerId> = living_owners(data)?.into_iter().map(|(id, _)| id).collect();
+    Ok(found
+        .into_iter()
+        .filter(|(owner, _)| !living.contains(owner))
+        .map(|(_, path)| path)
+        .collect())
 }

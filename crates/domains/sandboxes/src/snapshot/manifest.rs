@@ -61,11 +61,12 @@ impl MacKey {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(err("open")(e)),
             }
-            let mut key = [0u8; 32];
-            rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
+            let mut drawn = [0u8; 40];
+            rustix::rand::getrandom(&mut drawn, rustix::rand::GetRandomFlags::empty())
                 .map_err(|e| err("draw the bytes of")(e.into()))?;
+            let (key, name) = drawn.split_at(32);
             // Whole or not at all, and the first process to be there wins: link(2) does not replace.
-            let tmp = path.with_extension(format!("key.{}.new", std::process::id()));
+            let tmp = path.with_extension(format!("new-{}", hex::encode(name)));
             let mut file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -74,7 +75,7 @@ impl MacKey {
                 .open(&tmp)
                 .map_err(err("create"))?;
             let made = file
-                .write_all(&key)
+                .write_all(key)
                 .and_then(|()| file.sync_all())
                 .and_then(|()| fs::hard_link(&tmp, path));
             let _ = fs::remove_file(&tmp);

@@ -5,7 +5,7 @@ use super::{
     manifest::{FileRecord, MacKey, Manifest},
 };
 use omnirun_ids::{ByteSize, Digest};
-use omnirun_store::{DataDir, FileLock, StoreError, now_ms, sync_dir, write_atomic};
+use omnirun_store::{DataDir, FileLock, OwnerId, StoreError, now_ms, sync_dir, write_atomic};
 use std::{
     fs::{self, File},
     io::ErrorKind,
@@ -67,16 +67,22 @@ pub(crate) enum Lookup {
 pub(crate) struct SnapshotStore {
     dir: PathBuf,
     data: DataDir,
+    owner: OwnerId,
     key: MacKey,
     limits: SnapshotLimits,
 }
 
 impl SnapshotStore {
-    pub(crate) fn open(data: &DataDir, limits: SnapshotLimits) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(
+        data: &DataDir,
+        owner: &OwnerId,
+        limits: SnapshotLimits,
+    ) -> Result<Self, SnapshotError> {
         let key = MacKey::load_or_create(&data.snapshot_key())?;
         Ok(Self {
             dir: data.snapshots(),
             data: data.clone(),
+            owner: owner.clone(),
             key,
             limits,
         })
@@ -226,7 +232,7 @@ impl SnapshotStore {
         let aside = self
             .data
             .tmp()
-            .join(format!("snapshot-{}-{}", digest.short(), std::process::id()));
+            .join(format!("snapshot-{}.{}", digest.short(), self.owner));
         let err = |step, path: &Path| {
             let path = path.to_owned();
             move |source| SnapshotError::File { step, path, source }
@@ -335,7 +341,8 @@ mod tests {
     fn store(limits: SnapshotLimits) -> (tempfile::TempDir, SnapshotStore) {
         let tmp = tempfile::tempdir().unwrap();
         let data = DataDir::open(Some(tmp.path().join("d"))).unwrap();
-        let store = SnapshotStore::open(&data, limits).unwrap();
+        let owner = OwnerId::parse("own_000000000000000000000001").unwrap();
+        let store = SnapshotStore::open(&data, &owner, limits).unwrap();
         (tmp, store)
     }
 
@@ -430,9 +437,9 @@ mod tests {
     fn old_ones_are_made_anew_and_unused_ones_go() {
         let limits = SnapshotLimits {
             budget: ByteSize(500_000),
-            max_age: Duration::ZERO,
+            ..SnapshotLimits::default()
         };
-        let (_tmp, store) = store(limits);
+        let (_tmp, mut store) = store(limits);
         let keys: Vec<_> = (1..=3).map(|n| SnapshotKey { vcpus: n, ..key() }).collect();
         for (n, key) in keys.iter().enumerate() {
             make(&store, key);
@@ -451,6 +458,7 @@ mod tests {
             "the longest unused went"
         );
         assert!(!store.dir.join(format!("{}.lock", keys[1].digest())).exists());
+        store.limits.max_age = Duration::ZERO;
         std::thread::sleep(Duration::from_millis(2));
         assert!(reason(store.look(&keys[0], false).unwrap()).contains("days old"));
     }
