@@ -2,6 +2,7 @@
 //! command does is in its file, and what it does it with is in the libraries.
 
 mod commands;
+mod host;
 mod output;
 
 use clap::{CommandFactory, Parser, Subcommand};

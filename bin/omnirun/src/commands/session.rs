@@ -1,9 +1,10 @@
 //! `omnirun session`: what is kept of agents' sessions on this host. The work is in `omnirun_sessions` and
 //! `omnirun_store`; this is its words.
 
+mod cp;
 mod show;
 
-use crate::Global;
+use crate::{Global, output};
 use anyhow::Context;
 use clap::Subcommand;
 use omnirun_store::{
@@ -12,7 +13,7 @@ use omnirun_store::{
 };
 use std::process::ExitCode;
 
-/// List, show or remove sessions kept on this host.
+/// List, show, remove or copy from and to sessions kept on this host.
 ///
 /// A session is named by its id or the start of it, as long as that fits one session alone.
 #[derive(clap::Args)]
@@ -47,6 +48,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Cp(cp::Args),
 }
 
 /// Runs the command.
@@ -61,6 +63,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             sessions: names,
             json,
         } => remove(&sessions, &names, json),
+        Command::Cp(args) => output::runtime()?.block_on(cp::run(global, &sessions, args)),
     }
 }
 
