@@ -22,8 +22,29 @@ __omnirun_save() {
   builtin declare -F
   builtin printf '\0'
   builtin declare -p
+  if [[ $__omnirun_d -gt 0 ]]; then
+    (__omnirun_outer)
+  fi
   builtin printf '\0%s' "end $__omnirun_n"
 } >&62
+__omnirun_outer() {
+  while [[ $__omnirun_d -gt 0 ]]; do
+    __omnirun_d=$((__omnirun_d - 1))
+    for __omnirun_i in \
+      "${!_@}" "${!a@}" "${!b@}" "${!c@}" "${!d@}" "${!e@}" "${!f@}" "${!g@}" "${!h@}" \
+      "${!i@}" "${!j@}" "${!k@}" "${!l@}" "${!m@}" "${!n@}" "${!o@}" "${!p@}" "${!q@}" \
+      "${!r@}" "${!s@}" "${!t@}" "${!u@}" "${!v@}" "${!w@}" "${!x@}" "${!y@}" "${!z@}" \
+      "${!A@}" "${!B@}" "${!C@}" "${!D@}" "${!E@}" "${!F@}" "${!G@}" "${!H@}" "${!I@}" \
+      "${!J@}" "${!K@}" "${!L@}" "${!M@}" "${!N@}" "${!O@}" "${!P@}" "${!Q@}" "${!R@}" \
+      "${!S@}" "${!T@}" "${!U@}" "${!V@}" "${!W@}" "${!X@}" "${!Y@}" "${!Z@}"; do
+      if [[ ! -R $__omnirun_i && $__omnirun_i != __omnirun_* ]]; then
+        builtin unset -v "$__omnirun_i"
+      fi
+    done
+    builtin printf '\0'
+    builtin declare -p
+  done
+}
 __omnirun_flags() {
   __omnirun_p=
   case $__omnirun_o in *x*) __omnirun_p+='set -x;' ;; esac
@@ -38,7 +59,7 @@ __omnirun_end() {
   builtin printf '%s %d\n' "$__omnirun_n" "$__omnirun_s" >&63
 }
 __omnirun_bye() {
-  __omnirun_s=$? __omnirun_o=$-
+  __omnirun_s=$? __omnirun_o=$- __omnirun_d=$((${#FUNCNAME[@]} - 1))
   builtin set +exvu
   builtin unset -v __omnirun_c
   __omnirun_flags
@@ -80,5 +101,5 @@ trap() {
   builtin trap '{ __omnirun_bye; } 2>&60;__omnirun_out' EXIT
   builtin return "$__omnirun_s"
 }
-__omnirun_p= __omnirun_t= __omnirun_n=
+__omnirun_p= __omnirun_t= __omnirun_n= __omnirun_d=0
 builtin trap '{ __omnirun_bye; } 2>&60;__omnirun_out' EXIT

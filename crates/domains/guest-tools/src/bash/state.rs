@@ -13,7 +13,10 @@ use super::{
 };
 use omnirun_guest_proto::limits::MAX_SHELL_STATE;
 use rustix::io::Errno;
-use std::{collections::HashSet, os::unix::ffi::OsStrExt};
+use std::{
+    collections::{HashMap, HashSet},
+    os::unix::ffi::OsStrExt,
+};
 
 /// Longest print that is read. Larger variables than a state can hold have to be seen to be left out by name.
 pub(super) const MAX_RAW: usize = 16 << 20;
@@ -93,8 +96,10 @@ pub(super) fn quote(bytes: &[u8]) -> Vec<u8> {
 
 /// Reads the print of a command's shell.
 pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter {
-    let sections: Vec<&[u8]> = raw.split(|byte| *byte == 0).collect();
+    let mut sections: Vec<&[u8]> = raw.split(|byte| *byte == 0).collect();
     let end = format!("end {nonce}");
+    let whole = sections.iter().position(|section| *section == end.as_bytes());
+    sections.truncate(whole.unwrap_or(0));
     match sections.as_slice() {
         [
             start,
@@ -107,10 +112,9 @@ pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter 
             functions,
             function_flags,
             variables,
-            last,
-            ..,
-        ] if *start == nonce.as_bytes() && *last == end.as_bytes() => {
-            let variables = declare::variables(variables);
+            outer @ ..,
+        ] if *start == nonce.as_bytes() => {
+            let variables = outermost(variables, outer);
             let print = Print {
                 cwd,
                 flags,
@@ -127,6 +131,24 @@ pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter 
         _ if raw.len() >= MAX_RAW => StateAfter::TooLarge,
         _ => StateAfter::Lost,
     }
+}
+
+/// The variables of a shell. One that exited within a function prints its functions' local variables too; it then
+/// prints again what is there once these are taken away, level by level, and a global hidden by a local shows up.
+fn outermost<'a>(variables: &'a [u8], outer: &[&'a [u8]]) -> Vec<Variable<'a>> {
+    let mut variables = declare::variables(variables);
+    for level in outer {
+        let revealed: HashMap<&[u8], Variable<'a>> = declare::variables(level)
+            .into_iter()
+            .map(|variable| (variable.name, variable))
+            .collect();
+        for variable in &mut variables {
+            if let Some(global) = revealed.get(variable.name) {
+                *variable = *global;
+            }
+        }
+    }
+    variables
 }
 
 /// The sections of a print.

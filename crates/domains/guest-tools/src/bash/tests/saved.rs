@@ -222,6 +222,29 @@ fn exit_and_errexit_keep_the_state() {
 }
 
 #[test]
+fn an_exit_within_functions_does_not_turn_locals_into_globals() {
+    let (_dir, mut session) = session();
+    session.run("x=global; y=(1 2); readonly z=3; export w=env");
+    let command = "f() { local x=a y=b w=c; g; }; g() { local x=d; new=1; exit 3; }; f";
+    assert_eq!(session.run(command).exit_code, Some(3));
+    assert_eq!(
+        session.text("echo $x ${y[*]} $z $w $new; bash -c 'echo $w'"),
+        "global 1 2 3 env 1\nenv"
+    );
+    assert_eq!(
+        session
+            .run("h() { local x=e; trap 'echo bye $x' EXIT; set -e; false; }; h")
+            .exit_code,
+        Some(1)
+    );
+    assert_eq!(
+        session.text("set +e; echo $x; x=changed; k() { x=again; exit 0; }; k"),
+        "global"
+    );
+    assert_eq!(session.text("echo $x"), "again");
+}
+
+#[test]
 fn a_users_own_exit_trap_runs_and_the_state_is_saved() {
     let (_dir, mut session) = session();
     assert_eq!(
