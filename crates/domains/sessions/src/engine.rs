@@ -146,6 +146,10 @@ impl SessionSandbox for Claimable {
         to.shutdown().await.map_err(|e| SandboxFailure::Gone(e.into()))
     }
 
+    fn is_alive(&self) -> bool {
+        self.0.is_alive()
+    }
+
     async fn exited(&self) -> String {
         self.0.exited().await.to_string()
     }

@@ -111,6 +111,9 @@ pub trait SessionSandbox: Send + Sync {
         to: Box<dyn AsyncWrite + Send + Unpin>,
     ) -> Result<(), SandboxFailure>;
 
+    /// Whether it can still be of use: the VM runs and the agent is connected.
+    fn is_alive(&self) -> bool;
+
     /// Resolves when the VM is gone, whatever way. Cancel-safe.
     async fn exited(&self) -> String;
 

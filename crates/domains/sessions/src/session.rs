@@ -8,7 +8,6 @@ use crate::{
     run::{self, NoAnswer},
 };
 use async_trait::async_trait;
-use futures::FutureExt;
 use omnirun_ids::{ApiId, Digest};
 use omnirun_store::sessions::{
     Admission, CallStart, Durability, Lease, SessionRow, StoredResult, admit, input_digest,
@@ -18,7 +17,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 type Timings = Vec<(&'static str, Duration)>;
@@ -31,10 +30,10 @@ pub(crate) struct Session {
     isolation: Isolation,
     /// A sandbox that is the session's; in mode `call` from its claim to the end of its one call.
     sandbox: Option<Ready>,
-    /// One that is being made ready ahead of the next call.
-    ahead: Option<JoinHandle<Result<Ready, PrepareError>>>,
     /// Whether a VM holds the shell's state in memory, or did: as recorded.
     live_shell: bool,
+    /// What the model must be told with the next result.
+    note: Option<String>,
     /// A call is running. Still set at the next call if that call's future was dropped.
     running: bool,
 }
@@ -63,45 +62,37 @@ impl Session {
             preparer,
             isolation,
             sandbox: None,
-            ahead: None,
+            note: None,
             live_shell,
             running: false,
         }
     }
 
-    /// A sandbox that is the session's and lives, and what the model must know about it.
-    async fn sandbox(&mut self, timings: &mut Timings) -> Result<Option<String>, PrepareError> {
+    /// Makes `self.sandbox` one that is the session's and lives.
+    async fn sandbox(&mut self, timings: &mut Timings) -> Result<(), PrepareError> {
         if self.running {
             // Nobody knows what the dropped call is doing in there.
             self.running = false;
             self.drop_sandbox().await;
         }
-        if let Some(ahead) = &mut self.ahead {
-            // The handle stays until it is done, so that this may be dropped. If it failed, the call tries for itself.
-            let ready = ahead.await;
-            self.ahead = None;
-            self.sandbox = ready.ok().and_then(Result::ok);
-        }
-        let dead = self
-            .sandbox
-            .as_ref()
-            .is_some_and(|r| r.sandbox.exited().now_or_never().is_some());
-        if dead {
+        if self.sandbox.as_ref().is_some_and(|r| !r.sandbox.is_alive()) {
             self.drop_sandbox().await;
         }
         if self.sandbox.is_some() {
-            return Ok(None);
+            return Ok(());
         }
         let ready = self.preparer.ready().await?;
         timings.extend(ready.timings.iter().copied());
         self.sandbox = Some(ready);
-        let lost = self.live_shell;
+        if self.live_shell {
+            self.note = Some(outcome::RESTARTED.to_owned());
+        }
         let lives = self.isolation == Isolation::Session;
         if lives != self.live_shell {
             self.shared.store.set_live_shell(&self.lease, lives)?;
             self.live_shell = lives;
         }
-        Ok(lost.then(|| outcome::RESTARTED.to_owned()))
+        Ok(())
     }
 
     async fn drop_sandbox(&mut self) {
@@ -125,8 +116,8 @@ impl Session {
             () = cancel.cancelled() => return Err(HandsError::Cancelled),
             prepared = self.sandbox(timings) => prepared,
         };
-        let restarted = match prepared {
-            Ok(note) => note,
+        match prepared {
+            Ok(()) => {}
             Err(PrepareError::Disk(source)) => {
                 tracing::warn!(
                     error = &*source as &dyn std::error::Error,
@@ -138,7 +129,7 @@ impl Session {
                 ));
             }
             Err(error) => return Err(failed("make a sandbox ready for the session", error)),
-        };
+        }
         let Some(ready) = &self.sandbox else {
             return Err(failed("make a sandbox ready for the session", "it is gone"));
         };
@@ -176,7 +167,12 @@ impl Session {
             Ok(Answer { result, guest }) => {
                 timings.push(("tool", guest));
                 let synced = self.synced(&result, input, timings).await;
-                outcome::of_tool(result, self.isolation, synced, restarted.into_iter().collect())
+                outcome::of_tool(
+                    result,
+                    self.isolation,
+                    synced,
+                    self.note.take().into_iter().collect(),
+                )
             }
             Err(no_answer) => {
                 tracing::warn!(sandbox = id, reason = reason(&no_answer), "a call has no answer");
@@ -184,20 +180,16 @@ impl Session {
                 outcome::error(no_answer.sentence())
             }
         };
-        self.running = false;
 
         let start = Instant::now();
-        if self.shared.config.durability == Durability::Power {
-            self.sync_disk().await?;
-        }
-        self.shared
-            .store
-            .finish_call(&self.lease, &call.id, &result)
-            .map_err(|e| failed("record the call's result", e))?;
+        let recorded = self.record(call, &result).await;
         lap(timings, "record", start);
         if self.isolation == Isolation::Call {
+            // Also if the result could not be recorded: no second call runs in it.
             self.drop_sandbox().await;
         }
+        recorded?;
+        self.running = false;
         Ok((result, Some(id)))
     }
 
@@ -229,12 +221,16 @@ impl Session {
         matches!(synced, Ok(Ok(())))
     }
 
-    async fn sync_disk(&self) -> Result<(), HandsError> {
-        let (shared, lease) = (self.shared.clone(), self.lease.clone());
-        let synced = tokio::task::spawn_blocking(move || shared.store.sync_disk(&lease)).await;
-        synced
-            .map_err(|e| failed("sync the session disk", e))?
-            .map_err(|e| failed("sync the session disk", e))
+    /// Makes the result durable, and before it the files that it speaks of.
+    async fn record(&self, call: &ToolCall, result: &StoredResult) -> Result<(), HandsError> {
+        if self.shared.config.durability == Durability::Power {
+            let (shared, lease) = (self.shared.clone(), self.lease.clone());
+            let synced = tokio::task::spawn_blocking(move || shared.store.sync_disk(&lease)).await;
+            let synced = synced.map_err(|e| failed("sync the session disk", e))?;
+            synced.map_err(|e| failed("sync the session disk", e))?;
+        }
+        let recorded = self.shared.store.finish_call(&self.lease, &call.id, result);
+        recorded.map_err(|e| failed("record the call's result", e))
     }
 
     /// Records the answer to a call whose tool never runs.
@@ -251,15 +247,8 @@ impl Session {
         Ok(result)
     }
 
-    /// Ends the VM and the one that is being made ready, and waits. Says what was removed.
+    /// Ends the VM and waits. Says what was removed.
     async fn end_all(&mut self) -> Vec<String> {
-        if let Some(ahead) = self.ahead.take() {
-            ahead.abort();
-            // It may have been done by then. What it holds otherwise is dropped with it, and its VM ends.
-            if let Ok(Ok(ready)) = ahead.await {
-                self.preparer.end(ready.sandbox).await;
-            }
-        }
         self.drop_sandbox().await;
         match self.preparer.ending.lock().await.take() {
             Some(task) => task.await.unwrap_or_default(),

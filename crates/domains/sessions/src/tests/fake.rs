@@ -260,6 +260,10 @@ impl SessionSandbox for FakeSandbox {
         Ok(())
     }
 
+    fn is_alive(&self) -> bool {
+        !*self.gone.borrow()
+    }
+
     async fn exited(&self) -> String {
         let mut gone = self.gone.subscribe();
         let _ = gone.wait_for(|gone| *gone).await;
