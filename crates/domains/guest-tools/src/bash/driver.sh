@@ -11,15 +11,12 @@ __omnirun_save() {
   builtin printf '\0%s\0' "$__omnirun_o"
   builtin umask
   builtin printf '\0'
-  builtin shopt -p
-  builtin printf '\0'
-  builtin set +o
-  builtin printf '\0'
+  builtin printf '%s\0%s\0' "$BASHOPTS" "$SHELLOPTS"
   builtin alias -p
   builtin printf '\0'
   builtin declare -f
   builtin printf '\0'
-  builtin declare -F
+  builtin declare -F -x
   builtin printf '\0'
   builtin declare -p
   if [[ $__omnirun_d -gt 0 ]]; then

@@ -57,10 +57,22 @@ pub use report::{Ending, Report, restarted};
 pub use saved::SavedCall;
 pub use state::{ShellState, StateAfter};
 
+use omnirun_tool_schema::BashInput;
 use std::time::Duration;
 
 /// Time limit of a command that names none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a command may take: what its input says, else [`DEFAULT_TIMEOUT`]; and never longer than the request's own
+/// limit (0: none).
+pub fn time_limit(input: &BashInput, request_ms: u64) -> Duration {
+    let asked = input.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+    if request_ms == 0 {
+        asked
+    } else {
+        asked.min(Duration::from_millis(request_ms))
+    }
+}
 
 #[cfg(test)]
 mod tests;

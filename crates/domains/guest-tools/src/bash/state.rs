@@ -23,6 +23,40 @@ pub(super) const MAX_RAW: usize = 16 << 20;
 
 const HEADER: &[u8] = b"omnirun-shell 1\n";
 
+/// `shopt` options that are on in a new shell.
+const SHOPT_ON: &[&[u8]] = &[
+    b"checkwinsize",
+    b"cmdhist",
+    b"complete_fullquote",
+    b"extquote",
+    b"force_fignore",
+    b"globasciiranges",
+    b"globskipdots",
+    b"hostcomplete",
+    b"interactive_comments",
+    b"patsub_replacement",
+    b"progcomp",
+    b"promptvars",
+    b"sourcepath",
+];
+/// `set -o` options that are on in a new shell.
+const SET_ON: &[&[u8]] = &[b"braceexpand", b"hashall", b"interactive-comments"];
+/// `set -o` options that are restored in another way, or are not a state that a new shell can be put into.
+const SET_SKIP: &[&[u8]] = &[
+    b"errexit",
+    b"nounset",
+    b"xtrace",
+    b"verbose",
+    b"noexec",
+    b"onecmd",
+    b"privileged",
+    b"history",
+    b"histexpand",
+    b"emacs",
+    b"vi",
+    b"posix",
+];
+
 /// Saved state: an opaque blob of at most [`MAX_SHELL_STATE`] bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShellState(Vec<u8>);
@@ -232,22 +266,11 @@ impl Print<'_> {
         if (1..=4).contains(&umask.len()) && umask.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
             script.extend_from_slice(&[b"builtin umask ", umask, b"\n"].concat());
         }
-        for sign in [b"-s", b"-u"] {
-            let names = lines(self.shopt).filter_map(|line| line.strip_prefix(b"shopt ")?.strip_prefix(sign));
-            let names: Vec<&[u8]> = names
-                .map(<[u8]>::trim_ascii)
-                .filter(|name| is_option(name))
-                .collect();
+        let changed = changes(self.shopt, SHOPT_ON, &[]);
+        for (sign, names) in [(b" -s ", changed.on), (b" -u ", changed.off)] {
             if !names.is_empty() {
                 script.extend_from_slice(
-                    &[
-                        b"builtin shopt ",
-                        sign.as_slice(),
-                        b" ",
-                        &names.join(&b' '),
-                        b"\n",
-                    ]
-                    .concat(),
+                    &[b"builtin shopt", sign.as_slice(), &names.join(&b' '), b"\n"].concat(),
                 );
             }
         }
@@ -264,33 +287,11 @@ impl Print<'_> {
 
     /// Options. They come last: under some of them what comes before would not run.
     fn end(&self) -> Vec<u8> {
-        /// Restored by [`Self::flags`], or not a state that a new shell can be put into.
-        const SKIP: &[&[u8]] = &[
-            b"errexit",
-            b"nounset",
-            b"xtrace",
-            b"verbose",
-            b"noexec",
-            b"onecmd",
-            b"privileged",
-            b"history",
-            b"histexpand",
-            b"emacs",
-            b"vi",
-            b"posix",
-        ];
-        /// The options that are on in a new shell.
-        const ON: &[&[u8]] = &[b"braceexpand", b"hashall", b"interactive-comments"];
         let mut script = Vec::new();
-        for line in lines(self.set) {
-            let Some(rest) = line.strip_prefix(b"set ") else {
-                continue;
-            };
-            let (sign, name) = rest.split_at(rest.len().min(2));
-            let name = name.trim_ascii();
-            let on = sign == b"-o";
-            if is_option(name) && !SKIP.contains(&name) && on != ON.contains(&name) {
-                script.extend_from_slice(&[b"builtin set ", sign, b" ", name, b"\n"].concat());
+        let changed = changes(self.set, SET_ON, SET_SKIP);
+        for (sign, names) in [(b"-o ", changed.on), (b"+o ", changed.off)] {
+            for name in names {
+                script.extend_from_slice(&[b"builtin set ", sign.as_slice(), name, b"\n"].concat());
             }
         }
         // With these on, what we run around a command would print or fail; they are switched on with the command.
@@ -306,7 +307,7 @@ impl Print<'_> {
             .map(|(_, set)| *set)
             .collect();
         script.extend_from_slice(format!("__omnirun_p='{flags}'\n").as_bytes());
-        if lines(self.set).any(|line| line == b"set -o posix") {
+        if enabled(self.set).any(|name| name == b"posix") {
             script.extend_from_slice(b"builtin set -o posix\n");
         }
         script
@@ -373,6 +374,30 @@ impl Print<'_> {
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
+}
+
+/// The names in a list like `$SHELLOPTS`.
+fn enabled(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b':').filter(|name| is_option(name))
+}
+
+/// Options that are not as in a new shell.
+struct Changes<'a> {
+    on: Vec<&'a [u8]>,
+    off: Vec<&'a [u8]>,
+}
+
+fn changes<'a>(list: &'a [u8], default: &[&'static [u8]], skip: &[&[u8]]) -> Changes<'a> {
+    let on: HashSet<&[u8]> = enabled(list).collect();
+    let off = default
+        .iter()
+        .copied()
+        .filter(|name| !on.contains(name) && !skip.contains(name))
+        .collect();
+    let on = enabled(list)
+        .filter(|name| !default.contains(name) && !skip.contains(name))
+        .collect();
+    Changes { on, off }
 }
 
 fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {

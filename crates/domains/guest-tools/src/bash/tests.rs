@@ -96,3 +96,22 @@ fn ending(status: std::process::ExitStatus) -> Ending {
         (None, signal) => Ending::Signaled(signal.unwrap_or(0)),
     }
 }
+
+#[test]
+fn the_shortest_limit_counts() {
+    let limit = |timeout_ms, request_ms| {
+        time_limit(
+            &BashInput {
+                command: None,
+                restart: false,
+                timeout_ms,
+            },
+            request_ms,
+        )
+        .as_millis()
+    };
+    assert_eq!(limit(None, 0), 120_000);
+    assert_eq!(limit(Some(500), 0), 500);
+    assert_eq!(limit(Some(500), 100), 100);
+    assert_eq!(limit(None, 150_000), 120_000);
+}

@@ -222,6 +222,21 @@ fn exit_and_errexit_keep_the_state() {
 }
 
 #[test]
+fn options_are_carried_both_ways() {
+    let (_dir, mut session) = session();
+    session.run("shopt -u sourcepath; shopt -s dotglob; set +o braceexpand; set -o noclobber; set -E");
+    assert_eq!(
+        session.text("shopt sourcepath dotglob | tr '\\t\\n' '  '; echo {a,b} $-"),
+        "sourcepath      off dotglob         on {a,b} hCEs"
+    );
+    session.run("shopt -s sourcepath; shopt -u dotglob; set -o braceexpand; set +o noclobber; set +E");
+    assert_eq!(
+        session.text("shopt sourcepath dotglob | tr '\\t\\n' '  '; echo {a,b} $-"),
+        "sourcepath      on dotglob         off a b hBs"
+    );
+}
+
+#[test]
 fn an_exit_within_functions_does_not_turn_locals_into_globals() {
     let (_dir, mut session) = session();
     session.run("x=global; y=(1 2); readonly z=3; export w=env");
