@@ -39,7 +39,7 @@ impl Scenario {
     /// Reads a text.
     pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
         let scenario: Scenario =
-            serde_saphyr::from_str(text).map_err(|e| ScenarioError::Yaml(e.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|e| ScenarioError::Yaml(first_line(&e.to_string())))?;
         scenario.validate()?;
         Ok(scenario)
     }
@@ -74,7 +74,10 @@ impl Scenario {
                 let Expect { regex, .. } = &spec.expect;
                 for pattern in regex.iter().chain(spec.capture.values()) {
                     if let Err(error) = regex::Regex::new(pattern) {
-                        return rule(format!("session {name:?}, pattern {pattern:?}: {error}"));
+                        // The last line is the reason; those before draw the pattern.
+                        let error = error.to_string();
+                        let why = error.lines().last().unwrap_or_default();
+                        return rule(format!("session {name:?}, pattern {pattern:?}: {why}"));
                     }
                 }
             }
@@ -89,6 +92,12 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+/// The parser adds a drawing of the place; line and column in its first line are enough for one clear line.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 impl Step {

@@ -1,9 +1,15 @@
 //! The steps of a session.
 
 use super::{Expect, opt_span, span};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// One step.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,9 +43,8 @@ pub struct Bound {
     pub within: Duration,
 }
 
-/// Several calls at once.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+/// Several calls at once: a list, or a map with `of`.
+#[derive(Clone, Debug)]
 pub enum Calls {
     /// The calls.
     Only(Vec<CallSpec>),
@@ -225,6 +230,30 @@ pub struct CallSpec {
     /// No result for longer than this is a failure that ends the session. Real time.
     #[serde(default, with = "opt_span")]
     pub within: Option<Duration>,
+}
+
+/// By hand and not `untagged`, which would read its content twice: errors would lose their place, and `yes` and `no`
+/// would become booleans.
+impl<'de> Deserialize<'de> for Calls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Calls;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of calls, or a map with `of`")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Calls, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(Calls::Only)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Calls, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(|r| Calls::With(Box::new(r)))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl Calls {

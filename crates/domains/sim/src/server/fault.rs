@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::json;
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -211,8 +211,13 @@ pub(crate) async fn truncate(response: Response<Body>, bytes: usize) -> Response
     if let Ok(length) = HeaderValue::from_str(&whole.len().to_string()) {
         parts.headers.insert(header::CONTENT_LENGTH, length);
     }
-    let cut: [Result<Bytes, io::Error>; 2] = [Ok(part), Err(io::Error::other("cut by a fault"))];
-    Response::from_parts(parts, Body::from_stream(stream::iter(cut)))
+    // The pause lets the part be flushed before the error ends the connection.
+    let pause = async {
+        tokio::task::yield_now().await;
+        Err(io::Error::other("cut by a fault"))
+    };
+    let cut = stream::iter([Ok::<Bytes, io::Error>(part)]).chain(stream::once(pause));
+    Response::from_parts(parts, Body::from_stream(cut))
 }
 
 #[cfg(test)]

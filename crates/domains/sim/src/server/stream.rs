@@ -91,6 +91,10 @@ impl Reader {
         let events = &shared.scenario.events;
         loop {
             if let Some(frame) = self.ready.pop_front() {
+                if frame.is_err() {
+                    // What was written before is flushed only when the body has nothing for a moment.
+                    tokio::task::yield_now().await;
+                }
                 return Some(frame);
             }
             if self.ended {

@@ -1,0 +1,195 @@
+//! Faults: each does to a request what its name says, and only to those it names.
+
+mod common;
+use common::*;
+use omnirun_sim::{
+    Endpoint,
+    scenario::{Fault, Scenario},
+};
+use std::{io::ErrorKind, path::Path};
+
+fn fault(yaml: &str) -> Fault {
+    let whole = format!("name: f\nfaults: [{yaml}]\n");
+    Scenario::parse(&whole).unwrap().faults.remove(0)
+}
+
+const CALLS: &str = "
+name: faults
+sessions:
+  - name: a
+    steps:
+      - user: go
+      - call: {tool: bash, expect: {any: true}}
+      - call: {tool: bash, expect: {any: true}}
+      - call: {tool: bash, expect: {any: true}}
+";
+
+#[tokio::test]
+async fn status_sequences_pass_first_and_end_in_time() {
+    let sim = start("name: s\nfaults:\n  - {endpoint: poll, skip: 1, statuses: [503, 429], headers: {retry-after-ms: '5'}}\n").await;
+    let client = Client::of(&sim);
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(client.work("GET", "/poll", "").await.status);
+    }
+    assert_eq!(seen, [200, 503, 429, 200]);
+    assert_eq!(client.work("GET", "/stats", "").await.status, 200);
+    let report = sim.report();
+    assert_eq!(report.faults.values().sum::<u32>(), 2);
+    assert_eq!(report.requests[1].fault.as_deref(), Some("status 503"));
+}
+
+#[tokio::test]
+async fn dropped_connections_lose_the_request_or_only_the_answer() {
+    let sim = start(CALLS).await;
+    let client = Client::of(&sim);
+    let (_, session, item) = client.hold().await;
+    assert!(sim.wait_until(BOUND, |r| r.sessions[0].calls.len() == 1).await);
+    let id = sim.report().sessions[0].calls[0].id.clone();
+    let path = format!("/v1/sessions/{session}/events");
+    let mut received = Vec::new();
+    for drop in ["before", "after"] {
+        sim.inject_fault(fault(&format!("{{endpoint: events_send, drop: {drop}}}")));
+        let error = item
+            .try_call("POST", &path, &result(&id, "r"))
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+            ),
+            "{error:?}"
+        );
+        received.push(sim.report().sessions[0].calls[0].received);
+    }
+    assert_eq!(received, [0, 1]);
+    assert_eq!(item.result(&session, &id, "r").await.status, 200);
+    assert_eq!(sim.report().sessions[0].calls[0].repeats, 1);
+}
+
+#[tokio::test]
+async fn cut_bodies_announce_more_than_they_send() {
+    let sim = start(CALLS).await;
+    let client = Client::of(&sim);
+    let (_, session, item) = client.hold().await;
+    sim.inject_fault(fault("{endpoint: session_get, truncate: 10}"));
+    let error = item
+        .try_call("GET", &format!("/v1/sessions/{session}"), "")
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+        ),
+        "{error:?}"
+    );
+    assert_eq!(
+        item.call("GET", &format!("/v1/sessions/{session}"), "")
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn streams_close_break_err_and_repeat() {
+    let sim = start(CALLS).await;
+    let client = Client::of(&sim);
+    let (_, session, item) = client.hold().await;
+    assert!(sim.wait_until(BOUND, |r| r.sessions[0].calls.len() == 1).await);
+    let mut streams = Vec::new();
+    for kind in [
+        "close_after: 1",
+        "break_after: 1",
+        "error_after: 1",
+        "duplicate: true",
+        "dribble: true",
+    ] {
+        sim.inject_fault(fault(&format!("{{endpoint: events_stream, stream: {{{kind}}}}}")));
+        streams.push(item.stream(&session).await);
+    }
+    let id = sim.report().sessions[0].calls[0].id.clone();
+    assert_eq!(item.result(&session, &id, "r").await.status, 200);
+    for (index, stream) in streams.iter_mut().enumerate() {
+        if index == 4 {
+            let raw = stream.raw_until("\r\n\r\n").await;
+            assert!(raw.contains("event: user.tool_result\r\ndata: {"), "{raw}");
+            continue;
+        }
+        let first = stream.next().await;
+        let first = first.unwrap_or_else(|| panic!("stream {index} gave nothing"));
+        assert_eq!(first["type"], "user.tool_result");
+        match index {
+            2 => assert_eq!(stream.next().await.unwrap()["error"]["type"], "api_error"),
+            3 => assert_eq!(stream.next().await.unwrap()["type"], "user.tool_result"),
+            _ => assert!(stream.next().await.is_none()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn random_faults_hit_at_their_rate_and_spare_other_endpoints() {
+    let sim = start("name: r\nrandom: {seed: 4, rates: {poll: {status_500: 0.3, drop_before: 0.2}}}\n").await;
+    let client = Client::of(&sim);
+    let path = format!("/v1/environments/{}/work/poll", client.environment);
+    let (mut failed, mut dropped) = (0, 0);
+    for _ in 0..100 {
+        match client.try_call("GET", &path, "").await {
+            Ok(reply) => failed += usize::from(reply.status == 500),
+            Err(_) => dropped += 1,
+        }
+        assert_eq!(client.work("GET", "/stats", "").await.status, 200);
+    }
+    assert!(
+        (15..45).contains(&failed) && (5..30).contains(&dropped),
+        "{failed} {dropped}"
+    );
+    assert_eq!(
+        sim.report()
+            .requests
+            .iter()
+            .filter(|r| r.endpoint == Some(Endpoint::Poll))
+            .count(),
+        100
+    );
+}
+
+#[test]
+fn shipped_scenarios_load_and_bad_ones_name_their_line() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../scenarios");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        Scenario::load(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        count += 1;
+    }
+    assert!(count >= 2);
+    for (yaml, part) in [
+        ("name: x\nsesions: []\n", "line 2"),
+        (
+            "name: x\nsessions:\n  - name: a\n    steps:\n      - cal: {tool: b}\n",
+            "line 5",
+        ),
+        ("name: x\nfaults:\n  - {endpoint: pol}\n", "line 3"),
+        (
+            "name: x\nsessions: [{name: a, steps: []}, {name: a, steps: []}]\n",
+            "two sessions",
+        ),
+        ("name: x\nclock_scale: 0\n", "clock_scale"),
+        (
+            "name: x\nsessions:\n  - {name: a, steps: [{call: {tool: b, expect: {regex: '('}}}]}\n",
+            "pattern",
+        ),
+        ("name: x\nfaults: [{statuses: [200]}]\n", "from 400"),
+    ] {
+        let error = Scenario::parse(yaml).unwrap_err().to_string();
+        assert!(
+            error.contains(part) && error.lines().count() == 1,
+            "{yaml}: {error}"
+        );
+    }
+}
