@@ -73,11 +73,15 @@ fn format(path: &Path, bytes: u64) -> Result<(), ImageError> {
         .open(path)
         .map_err(file("create", path))?;
     f.set_len(bytes).map_err(file("size", path))?;
+    // In place of the host's profile of defaults.
+    let config = path.with_extension("conf");
+    let profile = "[fs_types]\n ext4 = {\n  features = has_journal\n }\n";
+    fs::write(&config, profile).map_err(file("write", &config))?;
     let extended =
         format!("lazy_itable_init=0,lazy_journal_init=0,nodiscard,hash_seed={UUID},root_owner=0:0");
     let output = Command::new(&mkfs)
         .args([
-            "-q", "-F", "-m", "0", "-b", "4096", "-I", "256", "-U", UUID, "-L", "omnirun",
+            "-q", "-F", "-m", "0", "-b", "4096", "-i", "16384", "-I", "256", "-U", UUID, "-L", "omnirun",
         ])
         .args([
             "-O",
@@ -88,8 +92,7 @@ fn format(path: &Path, bytes: u64) -> Result<(), ImageError> {
             &format!("size={JOURNAL_MIB}"),
         ])
         .arg(path)
-        // Without the host's profile of defaults.
-        .env("MKE2FS_CONFIG", "/dev/null")
+        .env("MKE2FS_CONFIG", &config)
         .output()
         .map_err(|source| ImageError::Spawn {
             program: mkfs.display().to_string(),
