@@ -49,8 +49,9 @@ pub struct Command<'a> {
     pub env: &'a [CString],
     /// Its working directory.
     pub cwd: &'a CStr,
-    /// Its standard input, output and error. Their numbers are above 2.
-    pub stdio: [BorrowedFd<'a>; 3],
+    /// Its descriptors, and the number that each gets there: no source may be the number of an earlier target. All
+    /// others of ours close on exec.
+    pub fds: &'a [(BorrowedFd<'a>, i32)],
     /// Where.
     pub place: Place<'a>,
     /// As whom; `None`: as ourselves.
@@ -102,7 +103,8 @@ struct Plan {
     env: *const *const libc::c_char,
     cwd: *const libc::c_char,
     root: *const libc::c_char,
-    stdio: [RawFd; 3],
+    fds: *const (BorrowedFd<'static>, i32),
+    fd_count: usize,
     mounts: RawFd,
     identity: *const Identity,
     failed: libc::c_int,
@@ -123,7 +125,8 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
         env: env.as_ptr(),
         cwd: command.cwd.as_ptr(),
         root: command.place.root.map_or(ptr::null(), CStr::as_ptr),
-        stdio: command.stdio.map(|fd| fd.as_raw_fd()),
+        fds: command.fds.as_ptr().cast(),
+        fd_count: command.fds.len(),
         mounts: command.place.mounts.map_or(-1, |fd| fd.as_raw_fd()),
         identity: command.identity.map_or(ptr::null(), ptr::from_ref),
         failed: 0,
@@ -235,8 +238,8 @@ extern "C" fn become_program(plan: *mut Plan) -> ! {
         if !plan.root.is_null() && libc::chroot(plan.root) < 0 {
             give_up(plan, Step::Enter);
         }
-        for (number, fd) in plan.stdio.into_iter().enumerate() {
-            if libc::dup2(fd, number as RawFd) < 0 {
+        for &(fd, number) in std::slice::from_raw_parts(plan.fds, plan.fd_count) {
+            if libc::dup2(fd.as_raw_fd(), number) < 0 {
                 give_up(plan, Step::Stdio);
             }
         }
@@ -388,4 +391,27 @@ pub fn default_sigpipe() {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: never returns.
     unsafe { libc::_exit(code) }
+}
+
+/// The calling process, alone, never dies of its children: the kernel reaps them. For the init of a pid namespace, which
+/// has nothing else to do.
+pub fn reap_and_wait_for_ever() -> ! {
+    // SAFETY: sets a disposition; there is no handler involved.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    loop {
+        // SAFETY: sleeps until a signal.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Puts the calling process into a new cgroup namespace, whose root is the cgroup that it is in.
+///
+/// # Errors
+/// We may not.
+pub fn new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: no memory is shared or unshared by this flag.
+    if unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

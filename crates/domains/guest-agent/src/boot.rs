@@ -1,0 +1,207 @@
+//! From the kernel's hand-over to the loop: a straight line, all of it before the snapshot.
+
+use crate::{
+    port::Port,
+    sandbox::Sandbox,
+    server::Agent,
+    skeleton::Skeleton,
+    template::Template,
+    users::{self, User},
+    wake::Names,
+};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    mount::{MountFlags, mount},
+    process::{Resource, Rlimit},
+    thread::CapabilitySet,
+};
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// Memory that sandbox processes leave to the kernel and the agent.
+const RESERVE: u64 = 48 << 20;
+/// Processes and threads of a sandbox. A fork bomb ends here.
+const MAX_PROCESSES: u32 = 4096;
+/// The cgroup of sandbox processes.
+pub(crate) const CGROUP: &str = "/sys/fs/cgroup/sandbox";
+/// Where the base is mounted, for PID 1.
+pub(crate) const BASE: &str = "/base";
+/// Where the session disk is mounted, for PID 1.
+pub(crate) const DISK: &str = "/disk";
+/// The overlay's upper lower layer.
+pub(crate) const LAYER: &str = "/layer";
+
+/// Capabilities that no sandbox has, unless its template asks for all.
+pub(crate) const GIVEN_UP: [CapabilitySet; 4] = [
+    CapabilitySet::SYS_MODULE,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_BOOT,
+    CapabilitySet::MKNOD,
+];
+
+/// The step of booting that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}")]
+pub(crate) struct BootError {
+    step: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Names a step.
+pub(crate) trait At<T> {
+    fn at(self, step: &str) -> Result<T, BootError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, step: &str) -> Result<T, BootError> {
+        self.map_err(|e| BootError {
+            step: step.to_owned(),
+            source: e.into(),
+        })
+    }
+}
+
+/// What the machine's parts are, opened.
+pub(crate) struct Machine {
+    /// Changes of devices: the session disk's new size.
+    pub(crate) uevents: OwnedFd,
+    /// `/sys/block/vdb/size`.
+    pub(crate) disk_size: OwnedFd,
+    /// `/dev/urandom`.
+    pub(crate) random: OwnedFd,
+    pub(crate) names: Names,
+}
+
+pub(crate) fn boot() -> Result<Agent, BootError> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    omnirun_sys::guest::spawn::default_sigpipe();
+    mount_kernel_interfaces()?;
+    load_modules()?;
+    // Blocks until the kernel's generator is ready: a clone of a snapshot from before that would wait for it.
+    rustix::rand::getrandom(&mut [0u8; 16], rustix::rand::GetRandomFlags::empty())
+        .at("seed the random generator")?;
+    omnirun_sys::guest::net::loopback_up().at("set the loopback interface up")?;
+    for dir in [BASE, DISK, LAYER] {
+        fs::create_dir_all(dir).at(dir)?;
+    }
+    mount(
+        "/dev/vda",
+        BASE,
+        "erofs",
+        MountFlags::RDONLY | MountFlags::NOATIME,
+        None,
+    )
+    .at("mount the base disk")?;
+    let template = Template::parse(&fs::read_to_string("/template.conf").unwrap_or_default());
+    let user = template_user(&template)?;
+    let names = Names::open(&user, &template).at("prepare the sandbox's own files")?;
+    make_cgroup().at("make the sandbox's cgroup")?;
+    let skeleton = Skeleton::build()?;
+    limit_ourselves(&template)?;
+    let machine = Machine {
+        uevents: uevents().at("listen to device events")?,
+        disk_size: open("/sys/block/vdb/size", OFlags::RDONLY).at("find the session disk")?,
+        random: open("/dev/urandom", OFlags::RDWR).at("open the random generator")?,
+        names,
+    };
+    let sandbox = Sandbox::new(skeleton, &template, user).at("prepare the sandbox")?;
+    let port = Port::open().at("open the channel to the host")?;
+    Ok(Agent::new(machine, sandbox, port))
+}
+
+pub(crate) fn open(path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn mount_kernel_interfaces() -> Result<(), BootError> {
+    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
+    for (kind, target) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ] {
+        fs::create_dir_all(target).at(target)?;
+        match mount(kind, target, kind, quiet, None) {
+            // The kernel may have mounted /dev by itself.
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(error) => return Err(error).at(target),
+        }
+    }
+    Ok(())
+}
+
+fn load_modules() -> Result<(), BootError> {
+    let list = fs::read_to_string("/modules.list").unwrap_or_default();
+    for path in list.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let image = fs::read(path).at(path)?;
+        match rustix::system::init_module(&image, c"") {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).at(path),
+        }
+        // Its memory is of use to the sandbox.
+        fs::remove_file(path).at(path)?;
+    }
+    Ok(())
+}
+
+fn template_user(template: &Template) -> Result<User, BootError> {
+    let root = open(BASE, OFlags::PATH | OFlags::DIRECTORY).at(BASE)?;
+    let passwd = users::read(root.as_fd(), "etc/passwd");
+    let group = users::read(root.as_fd(), "etc/group");
+    match users::find(&passwd, &group, &template.user) {
+        Some(user) => Ok(user),
+        None if template.user == "root" => Ok(User::root()),
+        None => Err(io::Error::from(io::ErrorKind::NotFound))
+            .at(&format!("find the template's user {}", template.user)),
+    }
+}
+
+fn make_cgroup() -> io::Result<()> {
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")?;
+    fs::create_dir(CGROUP)?;
+    let total = rustix::system::sysinfo();
+    let total = u64::from(total.mem_unit) * total.totalram as u64;
+    fs::write(
+        format!("{CGROUP}/memory.max"),
+        total.saturating_sub(RESERVE).max(RESERVE).to_string(),
+    )?;
+    fs::write(format!("{CGROUP}/pids.max"), MAX_PROCESSES.to_string())
+}
+
+/// What children inherit.
+fn limit_ourselves(template: &Template) -> Result<(), BootError> {
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(1024),
+            maximum: Some(1 << 20),
+        },
+    )
+    .at("set the limit of open files")?;
+    if template.keep_capabilities {
+        return Ok(());
+    }
+    // From the bounding set alone: PID 1 keeps them, what it executes cannot get them.
+    for capability in GIVEN_UP {
+        rustix::thread::remove_capability_from_bounding_set(capability).at("give capabilities up")?;
+    }
+    Ok(())
+}
+
+fn uevents() -> Result<OwnedFd, Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        flags,
+        Some(netlink::KOBJECT_UEVENT),
+    )?;
+    bind(&fd, &netlink::SocketAddrNetlink::new(0, 1))?;
+    Ok(fd)
+}
