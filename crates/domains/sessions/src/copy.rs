@@ -204,7 +204,7 @@ async fn out(
 ) -> Result<Unpacked, CopyError> {
     let stat = ready
         .sandbox
-        .stat(path.as_bytes())
+        .stat(here(path))
         .await
         .map_err(|e| agent("look at the path", e))?;
     if stat.is_none() {
@@ -228,7 +228,7 @@ async fn out(
     let (ours, theirs) = pack::pair().map_err(file("receive"))?;
     let folder = temp.0.clone();
     let unpacking = tokio::task::spawn_blocking(move || unpack::unpack(ours, &folder, max));
-    let sent = ready.sandbox.tar_out(path.as_bytes(), Box::new(theirs)).await;
+    let sent = ready.sandbox.tar_out(here(path), Box::new(theirs)).await;
     let unpacked = unpacking.await.map_err(|e| CopyError::Sandbox(e.into()))?;
     // A refusal of ours breaks the stream, so it comes first. A stream that was cut off is never taken for whole.
     let unpacked = match (unpacked, sent) {
@@ -258,7 +258,7 @@ async fn out(
 async fn into(ready: &Ready, source: &Path, path: &str) -> Result<(), CopyError> {
     let stat = ready
         .sandbox
-        .stat(path.as_bytes())
+        .stat(here(path))
         .await
         .map_err(|e| agent("look at the path", e))?;
     let folder = path.is_empty() || path.ends_with('/') || stat.is_some_and(|s| s.mode & TYPE == DIRECTORY);
@@ -307,6 +307,11 @@ async fn into(ready: &Ready, source: &Path, path: &str) -> Result<(), CopyError>
         .sync()
         .await
         .map_err(|e| agent("write the session's disk", e))
+}
+
+/// A path of a session, as its agent is asked: nothing is the working directory.
+fn here(path: &str) -> &[u8] {
+    if path.is_empty() { b"." } else { path.as_bytes() }
 }
 
 /// The last part of a path of a session; none for its working directory itself.

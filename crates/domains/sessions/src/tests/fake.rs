@@ -43,6 +43,11 @@ pub struct Fake {
     pub ran: Mutex<BTreeMap<String, u32>>,
     /// Names in the seeds that arrived.
     pub seeded: Mutex<Vec<String>>,
+    /// What `tar_out` sends, and what `stat` says of paths.
+    pub archive: Mutex<Vec<u8>>,
+    pub modes: Mutex<BTreeMap<String, u32>>,
+    /// Folders that something was unpacked into.
+    pub unpacked_in: Mutex<Vec<String>>,
     /// Whether a sandbox has the disk.
     attached: Arc<AtomicBool>,
     /// Kills of the sandboxes that live, by number.
@@ -224,13 +229,18 @@ impl SessionSandbox for FakeSandbox {
         Ok(())
     }
 
-    async fn stat(&self, _path: &[u8]) -> Result<Option<FileStat>, SandboxFailure> {
-        Ok(None)
+    async fn stat(&self, path: &[u8]) -> Result<Option<FileStat>, SandboxFailure> {
+        let modes = self.fake.modes.lock().unwrap();
+        let mode = modes.get(std::str::from_utf8(path).unwrap()).copied();
+        Ok(mode.map(|mode| FileStat {
+            mode,
+            ..FileStat::default()
+        }))
     }
 
     async fn tar_in(
         &self,
-        _path: &[u8],
+        path: &[u8],
         mut from: Box<dyn AsyncRead + Send + Unpin>,
     ) -> Result<(), SandboxFailure> {
         let mut bytes = Vec::new();
@@ -243,6 +253,11 @@ impl SessionSandbox for FakeSandbox {
         {
             return Err(SandboxFailure::Gone("killed".into()));
         }
+        self.fake
+            .unpacked_in
+            .lock()
+            .unwrap()
+            .push(String::from_utf8_lossy(path).into_owned());
         let mut archive = tar::Archive::new(&bytes[..]);
         for entry in archive.entries().unwrap() {
             let name = entry.unwrap().path().unwrap().display().to_string();
@@ -256,8 +271,10 @@ impl SessionSandbox for FakeSandbox {
         _path: &[u8],
         mut to: Box<dyn AsyncWrite + Send + Unpin>,
     ) -> Result<(), SandboxFailure> {
-        to.write_all(&[0; 1024]).await.unwrap();
-        Ok(())
+        let archive = self.fake.archive.lock().unwrap().clone();
+        // The other end may have refused it half-way.
+        let sent = to.write_all(&archive).await;
+        sent.map_err(|e| SandboxFailure::Gone(e.into()))
     }
 
     fn is_alive(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Sessions over a platform without VMs: the journal, the modes, and what happens when things die.
 
+mod copying;
 mod fake;
 
 use crate::{
