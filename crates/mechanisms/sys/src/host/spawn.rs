@@ -32,8 +32,6 @@ pub struct Credentials {
 pub const CORE: u32 = libc::RLIMIT_CORE;
 /// Number of open files.
 pub const NOFILE: u32 = libc::RLIMIT_NOFILE;
-/// Size of a file, as far as it is written.
-pub const FSIZE: u32 = libc::RLIMIT_FSIZE;
 /// An empty network namespace.
 pub const NEW_NETWORK: c_int = libc::CLONE_NEWNET;
 /// An empty IPC namespace.
@@ -41,7 +39,7 @@ pub const NEW_IPC: c_int = libc::CLONE_NEWIPC;
 /// A user namespace without a map.
 pub const NEW_USER: c_int = libc::CLONE_NEWUSER;
 
-/// A limit to set: resource ([`CORE`], [`NOFILE`], [`FSIZE`]), soft, hard.
+/// A limit to set: resource ([`CORE`], [`NOFILE`]), soft, hard.
 pub type Limit = (u32, u64, u64);
 
 /// What to start.

@@ -20,7 +20,9 @@ use crate::{VmmError, accel::Accel};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
 };
-use omnirun_sys::host::spawn::{Credentials, Limit, Spawn, SpawnError, Spawned, spawn};
+use omnirun_sys::host::spawn::{
+    CORE, Credentials, Limit, NEW_IPC, NEW_NETWORK, NEW_USER, NOFILE, Spawn, SpawnError, Spawned, spawn,
+};
 use std::{
     ffi::CString,
     fs,
@@ -208,7 +210,7 @@ impl Confinement {
             limits: &LIMITS,
             oom_score_adj: Some("500"),
             user_namespace: namespace,
-            unshare: if self.namespaces { libc_flags() } else { 0 },
+            unshare: if self.namespaces { NEW_NETWORK | NEW_IPC } else { 0 },
             credentials,
             landlock: ruleset.as_ref().map(AsFd::as_fd),
         })
@@ -235,16 +237,8 @@ impl Confinement {
     }
 }
 
-/// Soft and hard limits. The soft file size covers device state; attaching a disk sets it to the disk's size for good.
-const LIMITS: [Limit; 3] = [
-    (omnirun_sys::host::spawn::CORE, 0, 0),
-    (omnirun_sys::host::spawn::NOFILE, 256, 256),
-    (omnirun_sys::host::spawn::FSIZE, 1 << 30, u64::MAX),
-];
-
-fn libc_flags() -> i32 {
-    omnirun_sys::host::spawn::NEW_NETWORK | omnirun_sys::host::spawn::NEW_IPC
-}
+/// Soft and hard limits. The size of files follows when there is one to write to: see `attach_disk`.
+const LIMITS: [Limit; 2] = [(CORE, 0, 0), (NOFILE, 256, 256)];
 
 /// FNV-1a: spreads ids over slots; nothing depends on more.
 fn hash(text: &str) -> u64 {
@@ -345,7 +339,7 @@ fn subordinate() -> Result<Identity, String> {
         limits: &[],
         oom_score_adj: None,
         user_namespace: None,
-        unshare: omnirun_sys::host::spawn::NEW_USER,
+        unshare: NEW_USER,
         credentials: None,
         landlock: None,
     })

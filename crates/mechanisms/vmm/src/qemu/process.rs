@@ -56,6 +56,28 @@ impl Process {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Sets how large a file may become that it writes to, for good.
+    pub(super) fn limit_file_size(&self, bytes: u64) -> io::Result<()> {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        // The number is its own until it is reaped; after that the call is for nobody or, when the number was given
+        // away at once, for a process that we may not touch.
+        let Some(pid) = self.pid.try_into().ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        if self.exit.borrow().is_some() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        prlimit(
+            Some(pid),
+            Resource::Fsize,
+            Rlimit {
+                current: Some(bytes),
+                maximum: Some(bytes),
+            },
+        )?;
+        Ok(())
+    }
+
     /// Waits for its end. Cancel-safe.
     pub(super) async fn wait(&self) -> Exit {
         let mut exit = self.exit.clone();

@@ -465,6 +465,11 @@ impl Vm for Machine {
     }
 
     async fn attach_disk(&self, disk: AttachDisk) -> Result<(), VmmError> {
+        // From now on the disk is all that it may write, and a disk that grew could fill the host.
+        if let Err(error) = self.process.limit_file_size(disk.bytes) {
+            // Root of a container may lack the capability for it. What is left then is that QEMU keeps to the size.
+            tracing::debug!(%error, "the size of the session disk's file is not limited");
+        }
         let fd = self.control.submit_fd(
             &AddFd {
                 fdset_id: SESSION_SET,

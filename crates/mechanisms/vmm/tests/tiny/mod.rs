@@ -1,0 +1,106 @@
+//! A guest of a few bytes, so that the driver is tested with a real QEMU and without a kernel to build or download.
+//!
+//! It is a boot-protocol "kernel" whose real-mode part writes to the serial port: `B` once, then `.` for ever. So the
+//! console shows whether it was booted (`B`) or restored (only `.`), and whether it runs at all.
+
+use omnirun_ids::SandboxId;
+use omnirun_vmm::{BootSpec, MachineSize, VmIdentity};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Memory of the tiny machines.
+pub const SIZE: MachineSize = MachineSize {
+    vcpus: 1,
+    memory_mib: 32,
+};
+
+/// A kernel image in the Linux boot protocol with nothing but a real-mode part.
+fn kernel() -> Vec<u8> {
+    let mut image = vec![0u8; 1024 + 512];
+    let code: &[u8] = &[
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, b'B', 0xee, // mov al, 'B'; out dx, al
+        0xb0, b'.', 0xee, // 1: mov al, '.'; out dx, al
+        0xb9, 0xff, 0xff, // mov cx, 0xffff
+        0xe2, 0xfe, // 2: loop 2b
+        0xeb, 0xf6, // jmp 1b
+    ];
+    image[0x1f1] = 1; // setup sectors
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x200..0x202].copy_from_slice(&[0xeb, 0x7e]); // jmp 0x280
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x0206u16.to_le_bytes());
+    image[0x211] = 1; // loaded high
+    image[0x22c..0x230].copy_from_slice(&0x37ff_ffffu32.to_le_bytes()); // highest address of the initramfs
+    image[0x238..0x23c].copy_from_slice(&255u32.to_le_bytes()); // length of the command line
+    image[0x280..0x280 + code.len()].copy_from_slice(code);
+    image
+}
+
+/// A folder with the files of tiny machines.
+pub struct Bench {
+    /// It.
+    pub dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// Makes it.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("kernel"), kernel()).expect("the kernel");
+        fs::write(dir.path().join("initramfs"), [0u8; 512]).expect("the initramfs");
+        fs::write(dir.path().join("base"), [7u8; 4096]).expect("the base");
+        Self { dir }
+    }
+
+    /// A file of it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new sandbox's identity. Ids are unique over all tests that run at the same time.
+    pub fn identity(&self, name: &str) -> VmIdentity {
+        let unique = format!("{name}_{}_{}", std::process::id(), fresh());
+        let sandbox: SandboxId = unique.parse().expect("an id");
+        let run_dir = self.path(sandbox.as_str());
+        fs::create_dir(&run_dir).expect("the run folder");
+        VmIdentity { sandbox, run_dir }
+    }
+
+    /// A cold boot.
+    pub fn boot(&self, identity: VmIdentity) -> BootSpec {
+        BootSpec {
+            identity,
+            kernel: self.path("kernel"),
+            initramfs: self.path("initramfs"),
+            cmdline: String::new(),
+            base: self.path("base"),
+            size: SIZE,
+        }
+    }
+}
+
+fn fresh() -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Waits until something holds; a minute is for a machine under heavy load.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "waited in vain until {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether a process of that number is there.
+pub fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
