@@ -1,13 +1,53 @@
-//! `omnirun clean`
+//! `omnirun clean`: removes what processes that died have left, and says what it was.
 
-use crate::Global;
+use crate::{Global, output};
+use anyhow::Context;
+use omnirun_sandboxes::{look, take_over};
+use omnirun_store::{DataDir, Db};
+use omnirun_vmm::qemu::Qemu;
+use serde_json::json;
 use std::process::ExitCode;
 
-/// Remove what dead processes left behind.
+/// Remove what dead processes left: VMs, run folders, unfinished builds.
+///
+/// Every command that runs sandboxes does this by itself when it starts. Session disks are kept: see `omnirun session`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn main(_global: &Global, _args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
+    let db = Db::open(&data).context("cannot open the state database")?;
+    let mut clean = true;
+    let lines = if args.dry_run {
+        look(&data, &db)?
+    } else {
+        let mut lines = omnirun_images::sweep(&data.tmp());
+        let report = output::runtime()?.block_on(async {
+            let vmm = Qemu::find().await?;
+            anyhow::Ok(take_over(&data, &db, &vmm).await?)
+        })?;
+        clean = report.is_clean();
+        lines.extend(report.lines());
+        lines
+    };
+    if args.json {
+        let key = if args.dry_run { "would_remove" } else { "removed" };
+        println!("{}", json!({ key: lines, "clean": clean }));
+    } else if lines.is_empty() {
+        println!("nothing to clean");
+    } else {
+        lines.iter().for_each(|line| println!("{line}"));
+    }
+    if clean {
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::bail!("something is still there; see above")
 }

@@ -68,6 +68,9 @@ pub use omnirun_vm_machine::{State, Why};
 pub use pool::PoolHandle;
 pub use sandbox::{Begun, First, Sandbox};
 pub use snapshot::{Notice, SnapshotError, SnapshotInfo, SnapshotKey, SnapshotLimits, Template};
-pub use spec::{ClaimSpec, IsolationGroup, MAX_VCPUS, MIN_MEMORY, SandboxSize, SandboxSpec, SizeError};
+pub use spec::{
+    ClaimSpec, IsolationGroup, MAX_DISK, MAX_VCPUS, MIN_DISK, MIN_MEMORY, SandboxSize, SandboxSpec,
+    SizeError, check_disk,
+};
 pub use takeover::{TakeoverReport, look, take_over};
 pub use teardown::TeardownReport;

@@ -10,6 +10,23 @@ pub const MAX_VCPUS: u32 = 32;
 /// The least memory that a guest boots with.
 pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
 
+/// The smallest session disk that ext4 and an overlay make sense on.
+pub const MIN_DISK: ByteSize = ByteSize::mib(64);
+/// The largest: formatting takes a sixtieth of it, for a moment, on the host.
+pub const MAX_DISK: ByteSize = ByteSize::gib(256);
+
+/// Refuses a disk size before anything is made.
+///
+/// # Errors
+/// [`SizeError::Disk`].
+pub fn check_disk(bytes: ByteSize) -> Result<(), SizeError> {
+    if (MIN_DISK..=MAX_DISK).contains(&bytes) {
+        Ok(())
+    } else {
+        Err(SizeError::Disk(bytes))
+    }
+}
+
 /// How large a machine is. Memory is rounded up to a power of two when a snapshot is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SandboxSize {
@@ -37,6 +54,9 @@ pub enum SizeError {
     /// Too little to boot.
     #[error("{0} of memory is too little for a sandbox; give at least {MIN_MEMORY}")]
     TooLittle(ByteSize),
+    /// Too little or too much disk.
+    #[error("a disk has {MIN_DISK} to {MAX_DISK}, not {0}")]
+    Disk(ByteSize),
     /// More than the host has.
     #[error("{asked} of memory (a power of two: {rounded}) is more than this host has ({host})")]
     TooMuch {
