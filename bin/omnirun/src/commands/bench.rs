@@ -1,13 +1,117 @@
-//! `omnirun bench`
+//! `omnirun bench`: what this host does, each figure beside its floor.
 
-use crate::Global;
-use std::process::ExitCode;
+use crate::{Global, host};
+use anyhow::Context;
+use comfy_table::{CellAlignment, Table, presets};
+use omnirun_bench::{Floor, HostFacts, Report, Setup};
+use omnirun_ids::{ByteSize, TemplateName};
+use omnirun_sandboxes::SandboxSize;
+use omnirun_vmm::{Vmm, qemu::Qemu};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 /// Measure this host, each figure beside its floor.
+///
+/// A floor is what cannot be avoided: a minimal agent on the same kernel, devices and channel, with a snapshot of its
+/// own, measured in turn with OmniRun's in this very run. Machines are noisy: compare the ratios, not the milliseconds.
+/// Takes some minutes with hardware virtualisation, a quarter of an hour under emulation.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Rounds of the main figures.
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// The template to measure.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    template: TemplateName,
+    /// Virtual CPUs of a sandbox.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u32,
+    /// Memory of a sandbox.
+    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    memory: ByteSize,
+    /// Take only figures whose name contains this: `boots` or `calls`.
+    #[arg(long, value_enum)]
+    only: Option<Group>,
+    /// A Python that has the official `anthropic` package: compares a tool call's host side with the official worker's.
+    #[arg(long, value_name = "PATH")]
+    reference_python: Option<PathBuf>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// Cold boot, clone, warm claim, teardown, memory.
+    Boots,
+    /// Exec, throughput, tool calls.
+    Calls,
+}
 
 /// Runs the command.
-pub fn main(_global: &Global, _args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    crate::output::runtime()?.block_on(async {
+        let host = host::open(global, "omnirun bench", None).await?;
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(host.data.tmp())?;
+        let result = measure(&host, &args, dir.path().to_path_buf()).await;
+        host.engine.shutdown().await;
+        let report = result?;
+        if args.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            print(&report);
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result<Report> {
+    let vmm: Arc<dyn Vmm> = Arc::new(Qemu::find().await?);
+    let size = SandboxSize { vcpus: args.cpus, memory: args.memory };
+    let setup = Setup {
+        engine: host.engine.clone(),
+        vmm: vmm.clone(),
+        images: host.images.clone(),
+        image: Arc::new(host.images.get(&args.template)?),
+        size,
+        disk_bytes: ByteSize::gib(8).0,
+        rounds: args.rounds as usize,
+        dir: dir.clone(),
+        say: Box::new(|what| anstream::eprintln!("omnirun bench: {what}")),
+    };
+    (setup.say)("preparing snapshots");
+    let machine = host.engine.prepare(&setup.spec()).await?.machine();
+    let floor = Floor::prepare(vmm, &host.images, &setup.image, machine, &dir).await.context("cannot prepare the floor")?;
+    let mut results = Vec::new();
+    if args.only != Some(Group::Calls) {
+        results.extend(omnirun_bench::boots(&setup, &floor).await?);
+    }
+    if args.only != Some(Group::Boots) {
+        results.extend(omnirun_bench::calls(&setup, &floor).await?);
+        results.push(omnirun_bench::host_side(&setup, args.reference_python.as_deref()).await?);
+    }
+    Ok(Report { host: HostFacts::gather(&setup), results })
+}
+
+fn print(report: &Report) {
+    let host = &report.host;
+    println!("{} CPUs, {}, {}, Linux {}", host.cpus, host.cpu, ByteSize(host.memory), host.kernel);
+    println!("{} ({}), guest Linux {}, {}", host.vmm, host.accelerator, host.guest_kernel, host.sandbox);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["", "unit", "n", "p50", "p99", "floor p50", "ratio"]);
+    for figure in &report.results {
+        let number = |value: f64| if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") };
+        table.add_row([
+            figure.name.to_owned(),
+            figure.unit.to_owned(),
+            figure.n.to_string(),
+            number(figure.p50),
+            number(figure.p99),
+            figure.floor_p50.map_or_else(|| "-".to_owned(), number),
+            figure.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
 }

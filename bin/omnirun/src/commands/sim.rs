@@ -101,7 +101,7 @@ fn print(report: &Report) {
                 call.tool.clone(),
                 call.outcome.clone(),
                 call.received.to_string(),
-                call.milliseconds.map(|ms| ms.to_string()).unwrap_or_default(),
+                call.milliseconds.map(|ms| format!("{ms:.1}")).unwrap_or_default(),
                 if call.ok { "yes".into() } else { call.failure.clone().unwrap_or_else(|| "no".into()) },
             ]);
         }

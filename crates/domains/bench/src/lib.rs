@@ -5,6 +5,7 @@
 //!   floor    the minimal agent on the same kernel, devices and channel         [floor]
 //!   boots    cold boot, clone, warm claim, teardown, idle memory               [boots]
 //!   calls    exec round trip, throughput, tool calls in both modes             [calls]
+//!   worker   a tool call's host side, beside the official Python worker        [worker]
 //! ```
 //!
 //! Ours and the floor are measured in turn within one run, so that a machine whose speed drifts slows both: read the
@@ -16,12 +17,14 @@ mod error;
 mod floor;
 mod host;
 mod report;
+mod worker;
 
 pub use boots::boots;
 pub use calls::calls;
 pub use error::BenchError;
 pub use floor::{Floor, FloorVm};
 pub use report::{Figure, HostFacts, Report, Samples};
+pub use worker::host_side;
 
 use omnirun_images::{Image, ImageStore};
 use omnirun_sandboxes::{Engine, IsolationGroup, SandboxSize, SandboxSpec};
@@ -51,7 +54,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn spec(&self) -> SandboxSpec {
+    /// What the sandboxes are.
+    pub fn spec(&self) -> SandboxSpec {
         SandboxSpec {
             image: self.image.clone(),
             size: self.size,

@@ -107,7 +107,7 @@ pub struct CallReport {
     pub failure: Option<String>,
     /// From the call's event to its result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub milliseconds: Option<u64>,
+    pub milliseconds: Option<f64>,
 }
 
 /// A request.
@@ -280,6 +280,6 @@ fn call(call: &Call) -> CallReport {
         failure,
         milliseconds: call
             .answered
-            .map(|t| t.saturating_sub(call.emitted).as_millis() as u64),
+            .map(|t| t.saturating_sub(call.emitted).as_micros() as f64 / 1e3),
     }
 }
