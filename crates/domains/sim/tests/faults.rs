@@ -1,5 +1,8 @@
 //! Faults: each does to a request what its name says, and only to those it names.
 
+// Helpers outside of test functions panic as test functions do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 use omnirun_sim::{
@@ -192,4 +195,17 @@ fn shipped_scenarios_load_and_bad_ones_name_their_line() {
             "{yaml}: {error}"
         );
     }
+}
+
+#[test]
+fn the_documented_examples_load() {
+    let text = include_str!("../../../../docs/simulator.md");
+    let blocks: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .map(|b| b.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    Scenario::parse(blocks[0]).unwrap();
+    Scenario::parse(&format!("name: faults\n{}", blocks[1])).unwrap();
 }

@@ -1,5 +1,8 @@
 //! The protocol as a client sees it: queue, leases, sessions, events, credentials.
 
+// Helpers outside of test functions panic as test functions do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 use omnirun_sim::Rule;
