@@ -206,11 +206,15 @@ impl Bash {
             Shell::Saved(saved) => saved.take_state().ok(),
         };
         // Before anything is written for it.
-        let ended_processes = if running.finish {
+        let mut ended_processes = if running.finish {
             finish::end_processes(sandbox)
         } else {
             0
         };
+        if !by_itself {
+            // Those of the command itself, which has been killed: the answer says so.
+            ended_processes = 0;
+        }
         if let (false, Some(StateAfter::Saved { state, .. })) = (live, &state)
             && store(sandbox, state).is_err()
         {

@@ -77,6 +77,7 @@ pub(crate) struct Machine {
 }
 
 pub(crate) fn boot() -> Result<Agent, BootError> {
+    omnirun_sys::guest::spawn::own_root().at("part from the kernel's root")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     omnirun_sys::guest::spawn::default_sigpipe();
     mount_kernel_interfaces()?;
@@ -164,13 +165,18 @@ fn template_user(template: &Template) -> Result<User, BootError> {
 fn make_cgroup() -> io::Result<()> {
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")?;
     fs::create_dir(CGROUP)?;
-    let total = rustix::system::sysinfo();
-    let total = u64::from(total.mem_unit) * total.totalram as u64;
-    fs::write(
-        format!("{CGROUP}/memory.max"),
-        total.saturating_sub(RESERVE).max(RESERVE).to_string(),
-    )?;
+    let limit = available()?.saturating_sub(RESERVE).max(RESERVE);
+    fs::write(format!("{CGROUP}/memory.max"), limit.to_string())?;
     fs::write(format!("{CGROUP}/pids.max"), MAX_PROCESSES.to_string())
+}
+
+/// Memory that is there to be used, in bytes.
+fn available() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib << 10)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// What children inherit.

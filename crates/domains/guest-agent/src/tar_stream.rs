@@ -50,6 +50,8 @@ pub(crate) fn pack(bytes: &[u8]) -> Result<Reply, Failure> {
     let mut output = files::output();
     let mut builder = tar::Builder::new(&mut output);
     builder.follow_symlinks(false);
+    // The host takes plain entries only.
+    builder.sparse(false);
     let name = path.components().rev().find_map(|c| match c {
         Component::Normal(name) => Some(Path::new(name)),
         _ => None,

@@ -415,3 +415,16 @@ pub fn new_cgroup_namespace() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Gives the calling process its root, working directory and umask for itself. The kernel starts PID 1 with those of its
+/// own threads, and who shares them cannot change its mount namespace.
+///
+/// # Errors
+/// No memory.
+pub fn own_root() -> io::Result<()> {
+    // SAFETY: no memory is shared or unshared by this flag.
+    if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
