@@ -26,7 +26,7 @@ pub use steps::{
     Answer, Bound, CallSpec, Calls, Confirm, ConfirmWhen, Do, Kind, Meanwhile, Owner, Permission, Round,
     Step, Verdict,
 };
-pub(crate) use template::{Scope, render, render_text};
+pub(crate) use template::{Scope, TemplateError, render, render_text};
 
 use serde::{Deserialize, Deserializer};
 use std::{collections::BTreeMap, time::Duration};

@@ -5,6 +5,7 @@
 //! "history listed" nothing can be lost.
 
 mod calls;
+mod emit;
 mod object;
 pub(crate) mod script;
 

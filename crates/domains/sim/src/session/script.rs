@@ -1,13 +1,14 @@
 //! Runs a session's steps: one task per session, woken by changes of the state, never by a timer that looks around.
 
-use super::{Call, CallPhase, Posted, Session};
+use super::{
+    CallPhase, Posted, Session,
+    emit::{confirmation, emit},
+};
 use crate::{
-    scenario::{
-        CallSpec, ConfirmWhen, Do, Kind, Meanwhile, Owner, Permission, SessionSpec, Step, Verdict, render,
-    },
+    scenario::{CallSpec, ConfirmWhen, Do, Kind, Meanwhile, Owner, SessionSpec, Step},
     shared::Shared,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -177,7 +178,14 @@ impl Script<'_> {
     /// One turn's calls: emit them, let things happen, wait until all are resolved, check.
     async fn round(&self, specs: &[CallSpec], meanwhile: &[Meanwhile]) -> Result<(), Stop> {
         tokio::time::sleep(self.shared.clock.scaled(self.shared.scenario.events.think)).await;
-        let calls = self.with(|session| emit(self.shared, session, specs))?;
+        let calls = self
+            .with(|session| emit(self.shared, session, specs))
+            .map_err(|error| {
+                let source = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                Stop::Failed(format!("{error}: {source}"))
+            })?;
         let start = Instant::now();
         let mut due = self.timetable(start, &calls, meanwhile);
         let within = specs.iter().filter_map(|s| s.within).min().map(|w| start + w);
@@ -335,106 +343,6 @@ impl Script<'_> {
             }
         });
     }
-}
-
-/// Appends a turn's calls and the idle event that asks for their results. The calls' indices come back.
-fn emit(shared: &Shared, session: &mut Session, specs: &[CallSpec]) -> Result<Vec<usize>, Stop> {
-    session.go_running(shared);
-    if shared.scenario.events.noise {
-        for event in [
-            json!({"type": "span.model_request_start"}),
-            json!({"type": "agent.thinking"}),
-            json!({"type": "agent.something_from_the_future", "payload": {"a": [1, 2]}}),
-        ] {
-            session.append(shared, event, None);
-        }
-    }
-    let mut indices = Vec::new();
-    for spec in specs {
-        let failed = |e| Stop::Failed(format!("call {:?} of {}: {e}", spec.name, spec.tool));
-        let input = match &spec.input {
-            Value::Null => json!({}),
-            input => render(input, &session.scope).map_err(failed)?,
-        };
-        let name = spec
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("call{}", session.calls.len() + 1));
-        let thread = spec.thread.as_ref().map(|t| session.thread(shared, t));
-        let id = format!("{}_c{}", session.event_id(shared), session.calls.len() + 1);
-        let mut call = Call::new(name, spec.clone(), id.clone(), shared.clock.now());
-        call.spec.input = input.clone();
-        let before = spec.confirm.as_ref().filter(|c| c.when == ConfirmWhen::Before);
-        if let (Some(confirm), Some(event)) = (before, confirmation(&call)) {
-            session.append(shared, event, None);
-            call.phase = match confirm.verdict {
-                Verdict::Allow => CallPhase::Open,
-                Verdict::Deny => CallPhase::Denied,
-            };
-        }
-        let event = call_event(spec, input, thread);
-        session.append(shared, event, Some(id));
-        session.calls.push(call);
-        indices.push(session.calls.len() - 1);
-    }
-    let open = session.open_ids();
-    if !open.is_empty() {
-        session.go_idle(shared, json!({"type": "requires_action", "event_ids": open}));
-    }
-    Ok(indices)
-}
-
-fn call_event(spec: &CallSpec, input: Value, thread: Option<String>) -> Value {
-    let mut event = Map::new();
-    let kind = match spec.kind {
-        Kind::Tool => "agent.tool_use",
-        Kind::Custom => "agent.custom_tool_use",
-        Kind::Mcp => "agent.mcp_tool_use",
-    };
-    event.insert("type".into(), kind.into());
-    event.insert("name".into(), spec.tool.clone().into());
-    event.insert("input".into(), input);
-    if spec.kind != Kind::Custom {
-        let (permission, policy) = match spec.permission {
-            Permission::Allow => ("allow", json!({"type": "always_allow"})),
-            Permission::Ask => ("ask", json!({"type": "always_ask"})),
-            Permission::Deny => ("deny", Value::Null),
-            Permission::Absent => ("", Value::Null),
-        };
-        if !permission.is_empty() {
-            event.insert("evaluated_permission".into(), permission.into());
-        }
-        if !policy.is_null() {
-            event.insert("evaluation".into(), policy);
-        }
-    }
-    if spec.kind == Kind::Mcp {
-        event.insert("mcp_server_name".into(), "simulated".into());
-    }
-    event.insert(
-        "session_thread_id".into(),
-        thread.map_or(Value::Null, Value::String),
-    );
-    for (key, value) in &spec.overlay {
-        if value.is_null() {
-            event.remove(key);
-        } else {
-            event.insert(key.clone(), value.clone());
-        }
-    }
-    Value::Object(event)
-}
-
-fn confirmation(call: &Call) -> Option<Value> {
-    let confirm = call.spec.confirm.as_ref()?;
-    let result = match confirm.verdict {
-        Verdict::Allow => "allow",
-        Verdict::Deny => "deny",
-    };
-    Some(
-        json!({"type": "user.tool_confirmation", "tool_use_id": call.id, "result": result,
-        "deny_message": confirm.message}),
-    )
 }
 
 async fn sleep_until(at: Option<Instant>) {
