@@ -126,16 +126,29 @@ impl GuestEnd {
             self.scanned = pending.len();
             return None;
         };
-        let at = from + at;
         // Whatever stands before it is of a connection that is gone.
-        self.skip(at);
+        self.skip(from + at);
         let lost = std::mem::replace(&mut self.connected, false);
         if lost {
             self.forget();
         }
-        let Some(offer) = Offer::read(self.decoder.pending()) else {
-            return Some(lost.then_some(GuestEvent::Lost));
-        };
+        loop {
+            let pending = self.decoder.pending();
+            // A preface that broke off and the next one behind it.
+            let later = frame::find_magic(&pending[MAGIC.len()..]).map(|at| at + MAGIC.len());
+            match (later, pending.first_chunk::<LEN>().map(Offer::read)) {
+                (Some(at), _) => self.skip(at),
+                (None, None) => return Some(lost.then_some(GuestEvent::Lost)),
+                (None, Some(Some(offer))) => return Some(Some(self.accept(offer))),
+                (None, Some(None)) => {
+                    self.skip(MAGIC.len());
+                    return Some(lost.then_some(GuestEvent::Lost));
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, offer: Offer) -> GuestEvent {
         self.skip(LEN);
         self.forget();
         let version = offer.choose();
@@ -143,11 +156,11 @@ impl GuestEnd {
         self.out
             .extend_from_slice(&preface::answer(offer.nonce, version.unwrap_or(0)));
         self.connected = version.is_some();
-        Some(Some(if self.connected {
+        if self.connected {
             GuestEvent::Connected
         } else {
             GuestEvent::Lost
-        }))
+        }
     }
 
     fn skip(&mut self, count: usize) {

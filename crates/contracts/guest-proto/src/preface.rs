@@ -1,22 +1,28 @@
 //! The preface: how two ends that may come and go at any time find the start of a connection.
 //!
 //! ```text
-//!   host:   MAGIC (16)  nonce (16)  lowest version (u16 LE)  highest version (u16 LE)
-//!   guest:  MAGIC (16)  the nonce   chosen version (u16 LE)  0 (u16 LE)
+//!   host:   MAGIC (16)  nonce (16)  lowest version (u16 LE)  highest version (u16 LE)  END
+//!   guest:  MAGIC (16)  the nonce   chosen version (u16 LE)  0 (u16 LE)                END
 //! ```
+//!
+//! END is that of a frame: a preface that broke off and seems to be completed by the next one has a byte of the magic in
+//! its place.
 //!
 //! Each end discards bytes, at most [`crate::limits::MAX_PREFACE_SKIP`], until it sees the magic (the host: and its own
 //! nonce behind it). On virtio-serial the queues may still hold bytes of an earlier connection, an earlier preface
 //! included; the nonce tells them apart.
 
-use crate::{frame::find_magic, limits::MAX_PREFACE_SKIP};
+use crate::{
+    frame::{END, find_magic},
+    limits::MAX_PREFACE_SKIP,
+};
 
 /// Starts every preface. Drawn at random once; no text, no valid frame head (its length would be over the cap).
 pub const MAGIC: [u8; 16] = [
     0x9f, 0x4f, 0x52, 0xf1, 0x8a, 0x0d, 0x0a, 0x1a, 0xe3, 0x77, 0xc0, 0xde, 0x00, 0xff, 0x91, 0x2b,
 ];
 /// Bytes of a preface.
-pub const LEN: usize = 36;
+pub const LEN: usize = 37;
 /// The version that this code speaks.
 pub const VERSION: u16 = 1;
 
@@ -35,7 +41,8 @@ fn encode(nonce: [u8; 16], a: u16, b: u16) -> [u8; LEN] {
     out[..16].copy_from_slice(&MAGIC);
     out[16..32].copy_from_slice(&nonce);
     out[32..34].copy_from_slice(&a.to_le_bytes());
-    out[34..].copy_from_slice(&b.to_le_bytes());
+    out[34..36].copy_from_slice(&b.to_le_bytes());
+    out[36] = END;
     out
 }
 
@@ -56,8 +63,8 @@ impl Offer {
         (self.lowest..=self.highest).contains(&VERSION).then_some(VERSION)
     }
 
-    /// Reads an offer at the start of `bytes`; `None` as long as it is not whole.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    /// Reads an offer at the start of [`LEN`] bytes; `None`: it is none.
+    pub fn read(bytes: &[u8; LEN]) -> Option<Self> {
         let (nonce, lowest, highest) = fields(bytes)?;
         Some(Self {
             nonce,
@@ -132,7 +139,7 @@ impl Scanner {
 }
 
 fn fields(bytes: &[u8]) -> Option<([u8; 16], u16, u16)> {
-    let bytes = bytes.first_chunk::<LEN>()?;
+    let bytes = bytes.first_chunk::<LEN>().filter(|b| b[LEN - 1] == END)?;
     let mut nonce = [0; 16];
     nonce.copy_from_slice(&bytes[16..32]);
     let word = |i: usize| u16::from_le_bytes([bytes[i], bytes[i + 1]]);
