@@ -40,6 +40,8 @@ impl IdleClock {
             Event::Idle(Stop::TurnEnded) => self.state = State::Since(now),
             Event::Ping | Event::Confirmation { .. } => {}
             Event::ThreadTerminated { .. } if !self.stale => {}
+            // The result of a call that outlived its turn (an interrupt) is what the grace waits for, not a new turn.
+            Event::Result { .. } if self.state == State::Deferred => {}
             _ => self.state = State::Off,
         }
     }
@@ -174,14 +176,20 @@ mod tests {
             let (mut clock, mut now) = clock();
             let mut last_counting = None;
             let mut rest_since = now;
+            let mut deferred = false;
             for (event, outstanding, settle, pause) in events {
                 now += Duration::from_secs(pause);
                 clock.on_event(now, &event, outstanding);
-                if !IdleClock::is_neutral(&event) {
+                let awaited = deferred && matches!(event, Event::Result { .. });
+                if !IdleClock::is_neutral(&event) && !awaited {
+                    deferred = outstanding && event == Event::Idle(Stop::TurnEnded);
                     last_counting = Some(event.clone());
                     rest_since = now;
                 }
-                if settle { clock.on_settled(now); }
+                if settle {
+                    clock.on_settled(now);
+                    deferred = false;
+                }
                 if let Some(deadline) = clock.deadline() {
                     prop_assert_eq!(last_counting.clone(), Some(Event::Idle(Stop::TurnEnded)));
                     prop_assert!(deadline >= rest_since + MAX);

@@ -248,6 +248,11 @@ impl Router {
         }
     }
 
+    /// Whether a call has its answer, as far as is known.
+    pub fn is_answered(&self, call: &ApiId) -> bool {
+        self.answered.contains(call)
+    }
+
     /// A call that was to run is no longer in hand. Unless it is answered, the next history brings it back.
     pub fn finished(&mut self, call: &ApiId, answered: bool) {
         self.in_hand.remove(call);

@@ -63,6 +63,15 @@ pub struct Timing {
     pub close: Duration,
     /// How long confirming an item's end may take.
     pub stop: Duration,
+    /// Factor on every pause between two tries: 1, or less to follow a simulator whose clock runs faster.
+    pub pace: f64,
+}
+
+impl Timing {
+    /// A pause between two tries at this worker's pace.
+    pub(crate) fn pause(&self, pause: Duration) -> Duration {
+        pause.mul_f64(self.pace)
+    }
 }
 
 impl Default for Timing {
@@ -81,6 +90,7 @@ impl Default for Timing {
             held_every: secs(1),
             close: secs(10),
             stop: secs(30),
+            pace: 1.0,
         }
     }
 }

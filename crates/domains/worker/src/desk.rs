@@ -230,12 +230,17 @@ impl Desk {
             }
             Some(Fed::Event(event, received)) => {
                 let was_outstanding = !self.router.outstanding().is_empty();
+                // The echo of our own result tells nothing new. After an interrupt it may be the last event of a turn
+                // that has ended already.
+                let echo = matches!(&event, Event::Result { call } if self.router.is_answered(call));
                 let clock_event = event_for_clock(&event);
                 if let Some(routed) = self.router.live(event) {
                     self.take(routed, received);
                 }
                 let outstanding = !self.router.outstanding().is_empty();
-                self.clock.on_event(now.into_std(), &clock_event, outstanding);
+                if !echo {
+                    self.clock.on_event(now.into_std(), &clock_event, outstanding);
+                }
                 if was_outstanding && !outstanding {
                     self.clock.on_settled(now.into_std());
                 }

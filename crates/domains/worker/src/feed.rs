@@ -76,7 +76,7 @@ impl Source {
                     tracing::warn!(session = %self.session, error = &error as &dyn std::error::Error, "cannot open the event stream");
                 }
             }
-            let pause = self.backoff.pause();
+            let pause = self.config.timing.pause(self.backoff.pause());
             tracing::debug!(session = %self.session, ?pause, "the event stream will be opened again");
             sleep(pause).await;
         }
@@ -139,7 +139,7 @@ impl Source {
             Err(error) => {
                 tracing::warn!(session = %self.session, error = &error as &dyn std::error::Error, "cannot read the history");
                 self.tell(Fed::NoHistory).await?;
-                Ok(Some(Instant::now() + again.pause()))
+                Ok(Some(Instant::now() + self.config.timing.pause(again.pause())))
             }
         }
     }

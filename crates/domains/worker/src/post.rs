@@ -43,7 +43,7 @@ pub(crate) async fn post(
             tracing::warn!(session = %session, call = %call, error = &error as &dyn std::error::Error, "a result was refused");
             return Posted::Refused;
         }
-        let pause = result_failure(tries, fastrand::f64());
+        let pause = config.timing.pause(result_failure(tries, fastrand::f64()));
         let window = lease.borrow().ttl.unwrap_or(RESULT_WINDOW);
         if start.elapsed() + pause > window {
             tracing::error!(session = %session, call = %call, error = &error as &dyn std::error::Error, tries, "a result could not be posted");

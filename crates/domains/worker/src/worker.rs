@@ -96,7 +96,7 @@ impl Worker<'_> {
                 Ok(None) => {
                     self.poll_failures = 0;
                     self.say_idle();
-                    Some(empty_poll(fastrand::f64()))
+                    Some(self.config.item.timing.pause(empty_poll(fastrand::f64())))
                 }
                 Err(error) if error.is_permanent() => {
                     tracing::error!(
@@ -107,7 +107,9 @@ impl Worker<'_> {
                 }
                 Err(error) => {
                     self.poll_failures += 1;
-                    let pause = queue_failure(self.poll_failures, fastrand::f64());
+                    let pause = item
+                        .timing
+                        .pause(queue_failure(self.poll_failures, fastrand::f64()));
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         failures = self.poll_failures,
@@ -158,7 +160,9 @@ impl Worker<'_> {
             }
             Err(error) => {
                 self.ack_failures += 1;
-                let pause = queue_failure(self.ack_failures, fastrand::f64());
+                let pause = item
+                    .timing
+                    .pause(queue_failure(self.ack_failures, fastrand::f64()));
                 tracing::warn!(work = %work.id, error = &error as &dyn std::error::Error, ?pause, "acknowledging failed; the queue will offer the item again");
                 Some(pause)
             }

@@ -82,6 +82,8 @@ pub struct Limits {
     pub page: usize,
     /// Bytes of one event of the stream.
     pub event: usize,
+    /// Factor on the pauses between a request's tries: 1, or less to follow a simulator whose clock runs faster.
+    pub pace: f64,
 }
 
 impl Default for Limits {
@@ -94,6 +96,7 @@ impl Default for Limits {
             answer: 8 << 20,
             page: 256 << 20,
             event: 32 << 20,
+            pace: 1.0,
         }
     }
 }

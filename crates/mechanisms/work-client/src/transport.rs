@@ -67,7 +67,7 @@ impl Client {
         loop {
             match self.whole(&call, max).await {
                 Ok(body) => return Ok(body),
-                Err(failure) => pause(&call, &mut tries, failure).await?,
+                Err(failure) => self.pause(&call, &mut tries, failure).await?,
             }
         }
     }
@@ -78,7 +78,7 @@ impl Client {
         loop {
             match self.once(&call, Instant::now() + call.limit).await {
                 Ok(response) => return Ok(response),
-                Err(failure) => pause(&call, &mut tries, failure).await?,
+                Err(failure) => self.pause(&call, &mut tries, failure).await?,
             }
         }
     }
@@ -89,6 +89,29 @@ impl Client {
         let response = self.once(call, deadline).await?;
         let body = timeout_at(deadline, body(call.what, response, max)).await;
         body.map_err(|_| timeout(call))?.map_err(plain)
+    }
+
+    /// Waits before the next try, or gives the error back if there is to be none.
+    async fn pause(&self, call: &Call<'_>, tries: &mut u32, failure: Failure) -> Result<(), ClientError> {
+        let Failure { error, hint } = failure;
+        *tries += 1;
+        let status = error.status();
+        let settled = status.is_some() && status == call.settled;
+        let pause = if settled {
+            None
+        } else {
+            request_failure(*tries, status, &hint, fastrand::f64())
+        };
+        let Some(pause) = pause else { return Err(error) };
+        tracing::debug!(
+            request = call.what,
+            tries,
+            status,
+            ?pause,
+            "a request failed and will be tried again"
+        );
+        tokio::time::sleep(pause.mul_f64(self.limits.pace)).await;
+        Ok(())
     }
 
     /// One try: a success with its body unread, or a failure with its body read.
@@ -107,9 +130,12 @@ impl Client {
             request = request.header("anthropic-worker-id", id);
         }
         if call.method == Method::POST {
+            let body = call.body.clone().unwrap_or_default();
+            // An empty body says its length too: servers may refuse a POST without one (411).
             request = request
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
-                .body(call.body.clone().unwrap_or_default());
+                .header(reqwest::header::CONTENT_LENGTH, body.len())
+                .body(body);
         }
         let answer = timeout_at(deadline, request.send())
             .await
@@ -143,29 +169,6 @@ impl Client {
         };
         Err(Failure { error, hint })
     }
-}
-
-/// Waits before the next try, or gives the error back if there is to be none.
-async fn pause(call: &Call<'_>, tries: &mut u32, failure: Failure) -> Result<(), ClientError> {
-    let Failure { error, hint } = failure;
-    *tries += 1;
-    let status = error.status();
-    let settled = status.is_some() && status == call.settled;
-    let pause = if settled {
-        None
-    } else {
-        request_failure(*tries, status, &hint, fastrand::f64())
-    };
-    let Some(pause) = pause else { return Err(error) };
-    tracing::debug!(
-        request = call.what,
-        tries,
-        status,
-        ?pause,
-        "a request failed and will be tried again"
-    );
-    tokio::time::sleep(pause).await;
-    Ok(())
 }
 
 /// A server's word that goes into errors and log lines: short and plain, whatever it sent.
