@@ -5,6 +5,10 @@
 //! parent's memory on a stack of its own while the calling thread waits (`CLONE_VM | CLONE_VFORK`), and reports a
 //! failure by writing it into that memory.
 //!
+//! One thing that the child does shows in the parent: a change of identity makes the memory that both share
+//! "not dumpable", and with that the parent's own `/proc` files root's. So it is put back, and starts go one by one:
+//! each would otherwise take another's change for how things were.
+//!
 //! The child's steps are a straight line, in this order: own session, OOM score, user namespace, further namespaces,
 //! identity, no new privileges, Landlock, descriptors, limits, signals, exec. Landlock comes before the descriptors
 //! since its ruleset is one that the program must not keep; limits come after, since a low `RLIMIT_NOFILE` would
@@ -15,6 +19,7 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
+    sync::{Mutex, PoisonError},
 };
 
 /// Who the process is to be.
@@ -146,6 +151,9 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         failed: (0, 0),
     };
     let mut stack = vec![0u128; STACK / 16];
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let one = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dumpable = rustix::process::dumpable_behavior();
     let mut pidfd: c_int = -1;
     // SAFETY:
     // - The signal sets are initialised by `sigfillset` and `pthread_sigmask` before they are read.
@@ -171,6 +179,11 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         (pid, errno)
     };
+    if let Ok(behavior) = dumpable {
+        // Refused only for "readable by root", which is what the child's change amounts to.
+        let _ = rustix::process::set_dumpable_behavior(behavior);
+    }
+    drop(one);
     if pid < 0 {
         return Err(fail(0, errno));
     }
@@ -358,6 +371,28 @@ mod tests {
         let lines: Vec<_> = out.lines().collect();
         assert_eq!(lines[..3], ["0", "700", "NoNewPrivs:\t1"]);
         assert_eq!(lines[3], lines[4], "its session is its own");
+    }
+
+    #[test]
+    fn an_identity_changes_the_child_and_not_us() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let before = rustix::process::dumpable_behavior().expect("ours");
+        let who = Credentials {
+            uid: 4242,
+            gid: 4243,
+            groups: Some(vec![]),
+        };
+        let out = sh("id -u; id -g; id -G; grep CapEff /proc/$$/status", |w| {
+            w.credentials = Some(who.clone())
+        });
+        assert_eq!(
+            out.expect("it starts"),
+            "4242\n4243\n4243\nCapEff:\t0000000000000000\n"
+        );
+        assert_eq!(rustix::process::dumpable_behavior().expect("ours"), before);
+        assert!(rustix::process::geteuid().is_root());
     }
 
     #[test]
