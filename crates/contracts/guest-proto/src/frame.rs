@@ -166,7 +166,7 @@ impl Decoder {
 
     /// Forgets the first `count` pending bytes.
     pub fn skip(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.buffer.len());
+        self.start = self.start.saturating_add(count).min(self.buffer.len());
     }
 
     /// Takes the next whole frame.

@@ -369,3 +369,27 @@ proptest! {
         let _ = Scanner::new([0; 16]).push(&garbage);
     }
 }
+
+#[test]
+fn after_the_transport_has_said_that_the_host_is_gone_nothing_of_it_is_left() {
+    let mut guest = connected();
+    guest.push(
+        &frame::Head {
+            length: 500,
+            call: 1,
+            kind: Kind::Message,
+            channel: Channel::Input,
+        }
+        .encode(),
+    );
+    assert_eq!(events(&mut guest), []);
+    guest.disconnect();
+    assert!(!guest.is_connected());
+    let mut host = HostEnd::new(&[]);
+    host.open(&request(b"x")).unwrap();
+    guest.push(&[&preface::offer([8; 16])[..], &host.out].concat());
+    assert_eq!(
+        events(&mut guest),
+        [GuestEvent::Connected, GuestEvent::Request(1, request(b"x"))]
+    );
+}

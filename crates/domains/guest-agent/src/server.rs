@@ -478,3 +478,6 @@ impl Agent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
