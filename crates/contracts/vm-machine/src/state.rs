@@ -20,6 +20,8 @@ pub enum Why {
     Surplus,
     /// The process that owns it ends.
     Shutdown,
+    /// The process that owned it died.
+    Orphaned,
     /// Its memory and devices are in a snapshot.
     Snapshotted,
     /// A step on the way to being usable failed: which, and how.
@@ -44,6 +46,7 @@ impl fmt::Display for Why {
             Self::Released => f.write_str("released"),
             Self::Surplus => f.write_str("not needed in the pool any more"),
             Self::Shutdown => f.write_str("its owner ends"),
+            Self::Orphaned => f.write_str("its owner died"),
             Self::Snapshotted => f.write_str("it became a snapshot"),
             Self::Failed { step, reason } => write!(f, "{step} failed: {reason}"),
             Self::Exited {

@@ -15,7 +15,10 @@ use omnirun_ids::SandboxId;
 use omnirun_redact::Guest;
 use omnirun_vm_machine::{State, Why};
 use omnirun_vmm::VmmError;
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What a sandbox is to run at once when it is claimed: its request travels with the claim's.
@@ -59,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Receiver<State>,
     pub(crate) report: watch::Receiver<Option<TeardownReport>>,
     pub(crate) timings: Timings,
+    /// What the console said last, once the sandbox has ended.
+    pub(crate) console: Arc<OnceLock<String>>,
 }
 
 impl std::fmt::Debug for Msg {
@@ -145,12 +150,16 @@ impl Sandbox {
             })
     }
 
-    /// What the console said last; guest data.
+    /// What the console says or, once the sandbox has ended, said last; guest data.
     ///
     /// # Errors
     /// [`EngineError::Ended`].
     pub async fn console_tail(&self) -> Result<Guest<String>, EngineError> {
-        self.ask(|reply| Msg::Console { reply }).await.map(Guest)
+        let asked = self.ask(|reply| Msg::Console { reply }).await;
+        match (asked, self.shared.console.get()) {
+            (Err(_), Some(last)) => Ok(Guest(last.clone())),
+            (asked, _) => asked.map(Guest),
+        }
     }
 
     /// Resolves when the sandbox ends, whatever way: its VMM has exited, or its end has been asked for. Cancel-safe.

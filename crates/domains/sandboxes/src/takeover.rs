@@ -81,7 +81,7 @@ pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<Takeove
         }
     }
     // What has no owner's file at all is rare (somebody removed one); one process at a time looks after it.
-    if let Some(_lock) = FileLock::try_exclusive(&data.run().join(".sweep"))? {
+    if let Some(_lock) = FileLock::try_exclusive(&data.root().join(".sweep"))? {
         for row in ownerless(data, &vms)? {
             report.sandboxes.push(end(&row, &vms, vmm).await);
         }
@@ -144,10 +144,7 @@ async fn end(row: &VmRow, vms: &Vms, vmm: &dyn Vmm) -> TeardownReport {
         sandbox: row.id.clone(),
         run_dir: row.run_dir.clone(),
     };
-    let why = Why::Failed {
-        step: "own",
-        reason: "its owner died".to_owned(),
-    };
+    let why = Why::Orphaned;
     teardown(&identity, Process::Unknown(vmm), vms, why).await
 }
 

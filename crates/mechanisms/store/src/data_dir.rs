@@ -188,7 +188,9 @@ impl DataDir {
         for entry in fs::read_dir(&self.root).map_err(file("list", &self.root))? {
             let name = entry.map_err(file("list", &self.root))?.file_name();
             let name = name.to_string_lossy();
-            let ours = SUBFOLDERS.contains(&&*name) || name == ".lock" || name.starts_with("layout.");
+            let ours = SUBFOLDERS.contains(&&*name)
+                || matches!(&*name, ".lock" | ".owners")
+                || name.starts_with("layout.");
             if !ours && name != "lost+found" {
                 return Err(StoreError::Foreign {
                     path: self.root.clone(),

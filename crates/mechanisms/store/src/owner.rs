@@ -176,7 +176,7 @@ pub fn living_owners(dir: &DataDir) -> Result<Vec<(OwnerId, Option<OwnerInfo>)>,
 }
 
 fn folder_lock(dir: &DataDir) -> Result<FileLock, StoreError> {
-    FileLock::exclusive(&dir.owners().join(".folder"))
+    FileLock::exclusive(&dir.root().join(".owners"))
 }
 
 fn path_of(dir: &DataDir, id: &OwnerId) -> PathBuf {

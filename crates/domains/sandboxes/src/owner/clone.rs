@@ -20,7 +20,7 @@ use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
 use omnirun_vmm::{AttachDisk, CloneSpec, VmmError};
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -78,6 +78,7 @@ pub(crate) struct CloneTask {
     ready: oneshot::Sender<Result<Woken, EngineError>>,
     report: watch::Sender<Option<TeardownReport>>,
     timings: Timings,
+    console: Arc<OnceLock<String>>,
 }
 
 impl CloneTask {
@@ -94,6 +95,7 @@ impl CloneTask {
         let (ready, ready_rx) = oneshot::channel();
         let (report, report_rx) = watch::channel(None);
         let timings = Timings::default();
+        let console = Arc::new(OnceLock::new());
         let shared = Shared {
             id,
             requests: requests_tx,
@@ -101,6 +103,7 @@ impl CloneTask {
             state: ends.state,
             report: report_rx,
             timings: timings.clone(),
+            console: console.clone(),
         };
         let task = Self {
             owned,
@@ -111,6 +114,7 @@ impl CloneTask {
             ready,
             report,
             timings,
+            console,
         };
         Ok((task, shared, ready_rx))
     }
@@ -133,6 +137,9 @@ impl CloneTask {
                 stop.why
             }
         };
+        if let (Why::Exited { .. }, Some(vm)) = (&why, self.owned.vm()) {
+            let _ = self.console.set(vm.console_tail());
+        }
         // Requests that wait get their answer, an error, at once: their senders go with the queue.
         self.requests.close();
         while let Ok(msg) = self.requests.try_recv() {

@@ -1,0 +1,358 @@
+//! `omnirun run` and `omnirun clean`, with real guests.
+
+use omnirun_e2e::{data, footprint, omnirun, omnirun_in, private_data, run, wait_until};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+fn sh(script: &str) -> Command {
+    omnirun(["run", "--", "sh", "-c", script])
+}
+
+/// Starts a command and waits until it has written a first line.
+fn started(mut command: Command) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("omnirun starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    (child, out)
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, signal).expect("it lives");
+}
+
+#[test]
+fn a_command_runs_as_if_it_ran_here() {
+    let (code, out, err) = run(&mut omnirun(["run", "--", "uname", "-sr"]));
+    assert_eq!((code, out.starts_with("Linux 6.")), (0, true), "{out} {err}");
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
+    assert!(!out.contains(host.trim()), "a kernel of its own");
+
+    let (code, out, err) = run(&mut sh("echo out; echo err >&2; exit 7"));
+    assert_eq!((code, out.as_str()), (7, "out\n"));
+    assert!(err.contains("err\n"));
+    for (script, code) in [("kill -TERM $$", 143), ("kill -KILL $$", 137)] {
+        assert_eq!(run(&mut sh(script)).0, code, "{script}");
+    }
+    for (command, code) in [("no-such-program", 127), ("/etc/passwd", 126)] {
+        let (got, _, err) = run(&mut omnirun(["run", "--", command]));
+        assert_eq!(got, code, "{err}");
+        assert!(err.contains(command), "{err}");
+    }
+}
+
+#[test]
+fn identity_and_environment_are_the_callers() {
+    let args = [
+        "run", "--env", "A=b c", "--env", "E=", "--user", "nobody", "--cwd", "/tmp/new", "--",
+    ];
+    let script = ["sh", "-c", "echo \"$A|$E\"; id -un; pwd; env | grep -c ANTHROPIC"];
+    let mut command = omnirun(args.iter().chain(&script));
+    let (_, out, err) = run(command.env("ANTHROPIC_ENVIRONMENT_KEY", "sk-planted"));
+    assert_eq!(out, "b c|\nnobody\n/tmp/new\n0\n", "{err}");
+}
+
+#[test]
+fn standard_input_streams_binary_clean() {
+    let mut child = omnirun(["run", "--stdin", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("omnirun starts");
+    let bytes: Vec<u8> = (0..3_000_000u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(&sent));
+    let mut echoed = Vec::new();
+    child
+        .stdout
+        .take()
+        .expect("a pipe")
+        .read_to_end(&mut echoed)
+        .expect("it can be read");
+    writer.join().expect("no panic").expect("all is taken");
+    assert!(child.wait().expect("it ends").success());
+    assert!(echoed == bytes, "{} bytes of {}", echoed.len(), bytes.len());
+}
+
+#[test]
+fn a_reader_who_leaves_ends_the_command() {
+    let mut child = sh("echo ready; exec yes")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("omnirun starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    out.read_line(&mut String::new()).expect("a line");
+    drop(out);
+    assert_eq!(child.wait().expect("it ends").code(), Some(141));
+}
+
+#[test]
+fn a_time_limit_keeps_what_was_written() {
+    let begun = Instant::now();
+    let mut command = omnirun(["run", "--timeout", "1", "--", "sh", "-c", "echo part; sleep 600"]);
+    let (code, out, _) = run(&mut command);
+    assert_eq!((code, out.as_str()), (124, "part\n"));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn signals_reach_the_command_and_a_second_one_kills_it() {
+    let (child, mut out) = started(sh(
+        "trap 'echo got; exit 9' INT; echo ready; while :; do sleep 0.1; done",
+    ));
+    signal(&child, rustix::process::Signal::INT);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("it can be read");
+    let code = child.wait_with_output().expect("it ends").status.code();
+    assert_eq!((code, rest.as_str()), (Some(9), "got\n"));
+
+    let (child, mut out) = started(sh(
+        "trap 'echo deaf' INT TERM; echo ready; while :; do sleep 0.1; done",
+    ));
+    signal(&child, rustix::process::Signal::TERM);
+    out.read_line(&mut String::new()).expect("a line");
+    signal(&child, rustix::process::Signal::TERM);
+    assert_eq!(
+        child.wait_with_output().expect("it ends").status.code(),
+        Some(137)
+    );
+}
+
+#[test]
+fn json_ends_with_one_line_of_facts() {
+    let (code, _, err) = run(&mut omnirun(["run", "--json", "--", "sh", "-c", "exit 3"]));
+    let line: serde_json::Value =
+        serde_json::from_str(err.lines().last().expect("a line")).expect("it is JSON");
+    assert_eq!((code, line["exit"].as_i64()), (3, Some(3)));
+    assert!(
+        line["sandbox"].as_str().is_some_and(|s| s.starts_with("sbx_")),
+        "{line}"
+    );
+    assert!(
+        ["kvm", "tcg"].contains(&line["accelerator"].as_str().unwrap_or_default()),
+        "{line}"
+    );
+    for phase in [
+        "prepare", "restore", "resume", "connect", "wake", "attach", "claim", "exec", "teardown",
+    ] {
+        assert!(
+            line["phases_ms"][phase].as_f64().is_some_and(|ms| ms >= 0.0),
+            "{phase}: {line}"
+        );
+    }
+    let (code, _, err) = run(&mut omnirun([
+        "run",
+        "--json",
+        "--template",
+        "nope",
+        "--",
+        "true",
+    ]));
+    let line: serde_json::Value =
+        serde_json::from_str(err.lines().last().expect("a line")).expect("it is JSON");
+    assert_eq!((code, line["exit"].as_i64()), (125, Some(125)));
+    assert!(
+        line["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("omnirun image build nope")),
+        "{line}"
+    );
+}
+
+#[test]
+fn bad_input_is_one_clear_line_and_makes_nothing() {
+    let private = private_data();
+    for (flags, word) in [
+        (["--memory", "1000T"], "more than this host has"),
+        (["--memory", "1M"], "too little"),
+        (["--cpus", "0"], "1 to 32 CPUs"),
+        (["--disk", "1M"], "64 MiB to 256 GiB"),
+        (["--template", "nope"], "omnirun image build nope"),
+    ] {
+        let (code, out, err) = run(&mut omnirun_in(
+            private.path(),
+            ["run", flags[0], flags[1], "--", "true"],
+        ));
+        assert_eq!((code, out.as_str()), (125, ""), "{flags:?}: {err}");
+        assert!(err.contains(word) && err.lines().count() == 1, "{flags:?}: {err}");
+    }
+    let (code, _, err) = run(&mut omnirun(["run", "--user", "nobody-at-all", "--", "true"]));
+    assert_eq!(code, 125);
+    assert!(err.contains("nobody-at-all"), "{err}");
+    assert_eq!(footprint_of(private.path()), Vec::<String>::new());
+    assert!(
+        fs::read_dir(private.path().join("snapshots"))
+            .expect("it is there")
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn two_clones_at_once_share_nothing_they_could_tell() {
+    let script = "cat /proc/sys/kernel/random/boot_id /etc/machine-id /proc/sys/kernel/random/uuid; \
+                  head -c 32 /dev/urandom | sha256sum; hostname; head -1 /proc/self/maps | cut -d- -f1; \
+                  test -e /planted && echo seen; touch /planted; date +%s.%N";
+    let both: Vec<Child> = (0..2)
+        .map(|_| sh(script).stdout(Stdio::piped()).spawn().expect("omnirun starts"))
+        .collect();
+    let outs: Vec<Vec<String>> = both
+        .into_iter()
+        .map(|child| {
+            let out = child.wait_with_output().expect("it ends");
+            String::from_utf8_lossy(&out.stdout)
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        })
+        .collect();
+    for (n, (a, b)) in outs[0].iter().zip(&outs[1]).enumerate() {
+        assert_ne!(a, b, "line {n}");
+    }
+    assert_eq!((outs[0].len(), outs[1].len()), (7, 7), "{outs:?}");
+}
+
+#[test]
+fn a_guest_that_goes_down_is_seen_at_once() {
+    let begun = Instant::now();
+    let (code, _, err) = run(&mut sh("echo c > /proc/sysrq-trigger; sleep 600"));
+    assert_eq!(code, 125);
+    assert!(err.contains("the guest went down"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+/// What is left in a data folder; other tests' sandboxes are theirs.
+fn footprint_of(data: &Path) -> Vec<String> {
+    let name = data.display().to_string();
+    let ours = |line: &String| !line.starts_with("process") || line.contains(&name);
+    footprint(data).into_iter().filter(ours).collect()
+}
+
+/// Process ids of the VMMs that the rows of a data folder's run folder name.
+fn vmms(data: &Path) -> Vec<PathBuf> {
+    let run = fs::read_dir(data.join("run")).into_iter().flatten().flatten();
+    let names: Vec<String> = run
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    let is_ours = |pid: &Path| {
+        let line = fs::read(pid.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("qemu-system") && names.iter().any(|name| line.contains(name))
+    };
+    let all = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path());
+    all.filter(|path| is_ours(path)).collect()
+}
+
+#[test]
+fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
+    let private = private_data();
+    let dir = private.path();
+    // The first run makes the snapshot, so the first delays fall into its boot.
+    let mut orphans = Vec::new();
+    for delay in [300, 2500, 5000, 40, 80, 120, 160, 200, 250, 300, 350, 400] {
+        let mut child = omnirun_in(dir, ["run", "--", "sh", "-c", "sleep 0.1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("omnirun starts");
+        std::thread::park_timeout(Duration::from_millis(delay));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        orphans.extend(vmms(dir));
+        let (code, _, err) = run(&mut omnirun_in(dir, ["clean"]));
+        assert_eq!(code, 0, "after {delay} ms: {err}");
+        assert_eq!(footprint_of(dir), Vec::<String>::new(), "after {delay} ms");
+        for vmm in orphans.drain(..) {
+            // A zombie that its new parent has not reaped yet has no command line.
+            let line = fs::read(vmm.join("cmdline")).unwrap_or_default();
+            assert!(line.is_empty(), "after {delay} ms: {vmm:?} lives");
+        }
+    }
+    let (_, out, _) = run(&mut omnirun_in(dir, ["clean"]));
+    assert_eq!(out, "nothing to clean\n");
+    let (code, out, err) = run(&mut omnirun_in(dir, ["run", "--", "echo", "fine"]));
+    assert_eq!((code, out.as_str()), (0, "fine\n"), "{err}");
+
+    // The same without `clean`: the next run does it.
+    let mut left = omnirun_in(dir, ["run", "--", "sh", "-c", "echo ready; sleep 600"]);
+    let (mut child, _out) = started_in(&mut left);
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    let (_, would, _) = run(&mut omnirun_in(dir, ["clean", "--dry-run"]));
+    assert!(would.contains("is dead") && would.contains("sbx_"), "{would}");
+    assert_eq!(vmms(dir).len(), 1, "a dry run touches nothing");
+    assert_eq!(run(&mut omnirun_in(dir, ["run", "--", "true"])).0, 0);
+    assert_eq!(footprint_of(dir), Vec::<String>::new());
+}
+
+fn started_in(command: &mut Command) -> (Child, BufReader<std::process::ChildStdout>) {
+    started(std::mem::replace(command, Command::new("true")))
+}
+
+#[test]
+fn a_spoiled_snapshot_is_made_anew_with_a_word() {
+    let private = private_data();
+    let dir = private.path();
+    let fine = |word: &str| {
+        let (code, out, err) = run(&mut omnirun_in(
+            dir,
+            ["run", "--memory", "256M", "--", "echo", "fine"],
+        ));
+        assert_eq!((code, out.as_str()), (0, "fine\n"), "{err}");
+        assert!(err.contains(word), "{word}: {err}");
+    };
+    fine("first use of this size");
+    let snapshots = fs::read_dir(dir.join("snapshots"))
+        .expect("it is there")
+        .flatten();
+    let folder = snapshots
+        .map(|e| e.path())
+        .find(|p| p.is_dir())
+        .expect("a snapshot");
+    let writable = |name: &str| {
+        let path = folder.join(name);
+        let mut mode = fs::metadata(&path).expect("it is there").permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
+        fs::set_permissions(&path, mode).expect("it is ours");
+        File::options().write(true).open(path).expect("it is ours")
+    };
+    writable("memory").set_len(4096).expect("it can be cut");
+    fine("bytes instead of");
+    let state = writable("state");
+    std::os::unix::fs::FileExt::write_all_at(&state, b"garbage", 1000).expect("it can be written");
+    fine("not what was written");
+    fs::remove_file(folder.join("manifest.json")).expect("it is there");
+    fine("no manifest");
+    assert_eq!(footprint_of(dir), Vec::<String>::new());
+}
+
+#[test]
+fn many_sandboxes_one_after_the_other_leave_nothing() {
+    let private = private_data();
+    for _ in 0..20 {
+        assert_eq!(run(&mut omnirun_in(private.path(), ["run", "--", "true"])).0, 0);
+    }
+    wait_until("nothing is left", Duration::from_secs(5), || {
+        footprint_of(private.path()).is_empty()
+    });
+    let base = data().join("images");
+    assert!(base.is_dir());
+}
