@@ -33,6 +33,12 @@ use confine::Confinement;
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 use version::{Program, READONLY_MEMORY};
 
+/// The parser of what QEMU sends, for fuzzing: how many messages the bytes hold, pushed in pieces of `step`.
+#[doc(hidden)]
+pub fn fuzz_qmp(bytes: &[u8], step: usize) -> Option<usize> {
+    qmp::count_messages(bytes, step)
+}
+
 /// QEMU on this host.
 #[derive(Debug)]
 pub struct Qemu {
@@ -53,8 +59,15 @@ impl Qemu {
     pub async fn find() -> Result<Self, VmmError> {
         let work = tokio::task::spawn_blocking(|| {
             let path = Program::path()?;
-            let accel = accel::detect();
-            let (confinement, program) = Confinement::find(path, &accel)?;
+            // Both take a while, and neither needs the other.
+            let probe = std::thread::spawn(accel::detect);
+            let (mut confinement, program) = Confinement::find(path)?;
+            let accel = probe.join().unwrap_or_else(|_| Accel::Emulation {
+                reason: "the probe of /dev/kvm failed".into(),
+            });
+            if accel == Accel::Kvm {
+                confinement.allow_kvm();
+            }
             let facts = VmmFacts {
                 driver: "qemu",
                 version: program.version.clone(),

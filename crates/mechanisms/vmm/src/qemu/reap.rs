@@ -4,7 +4,7 @@
 //! file would be missing for one killed between the start and the writing. A pidfd is taken before the command line is
 //! read, and the signal goes to that: a number given to another process in between cannot be hit.
 
-use super::{command_line::name, confine::end};
+use super::{command_line::name, process::wait_foreign};
 use std::{fs, io, os::fd::OwnedFd};
 
 /// Ends the VMM processes of a sandbox and waits until they are gone. Says what it ended.
@@ -43,6 +43,14 @@ fn find(sandbox: &str) -> io::Result<Vec<(u32, OwnedFd)>> {
         }
     }
     Ok(found)
+}
+
+/// Kills it and waits for its end. It is nobody's child any more, or somebody else's.
+async fn end(pid: u32, pidfd: &OwnedFd) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => wait_foreign(pid).await,
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a command line is that of the VMM of this name.

@@ -14,3 +14,16 @@ pub(super) mod commands;
 mod wire;
 
 pub(super) use client::{Client, Migration, QmpError, migration_end};
+
+/// How many messages these bytes hold, pushed in pieces of `step`; `None`: the stream is refused. For fuzzing.
+pub(super) fn count_messages(bytes: &[u8], step: usize) -> Option<usize> {
+    let mut lines = wire::Lines::default();
+    let mut count = 0;
+    for piece in bytes.chunks(step.max(1)) {
+        lines.push(piece);
+        while lines.next().ok()?.is_some() {
+            count += 1;
+        }
+    }
+    Some(count)
+}

@@ -1,0 +1,253 @@
+//! From files and sockets to a machine.
+
+use super::{COMMAND, Machine, SOCKET, short};
+use crate::{
+    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
+    qemu::{
+        Host,
+        command_line::{self, Begin, Fd},
+        memory,
+        process::{Process, Tail},
+        qmp::{
+            Client,
+            commands::{Capabilities, MIGRATION_CAPABILITIES, MigrateIncoming, SetCapabilities},
+        },
+        version::READONLY_MEMORY,
+    },
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use tokio::net::UnixStream;
+
+/// Descriptors and sockets of a machine that is about to be started.
+struct Parts {
+    control: UnixStream,
+    console: UnixStream,
+    stderr: tokio::net::unix::pipe::Receiver,
+    run_dir: OwnedFd,
+    theirs: Theirs,
+}
+
+/// The process's sides, closed here once it runs.
+struct Theirs {
+    null: OwnedFd,
+    stderr: OwnedFd,
+    control: OwnedFd,
+    agent: OwnedFd,
+    console: OwnedFd,
+    base: OwnedFd,
+}
+
+impl Parts {
+    fn open(identity: &VmIdentity, base: &Path) -> Result<Self, VmmError> {
+        let file = |step, path: &Path| {
+            let path = path.to_owned();
+            move |source| VmmError::File { step, path, source }
+        };
+        let io = |source| VmmError::Io {
+            step: "opening sockets",
+            source,
+        };
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(io)?;
+        let base_file = File::open(base).map_err(file("open", base))?;
+        let run_dir = File::open(&identity.run_dir).map_err(file("open", &identity.run_dir))?;
+        let socket = identity.run_dir.join(SOCKET);
+        let listener =
+            std::os::unix::net::UnixListener::bind(short(&run_dir)).map_err(file("bind", &socket))?;
+        let (control, control_theirs) = pair().map_err(io)?;
+        let (console, console_theirs) = pair().map_err(io)?;
+        let (read, write) = io::pipe().map_err(io)?;
+        rustix::io::ioctl_fionbio(&read, true).map_err(|e| io(e.into()))?;
+        Ok(Self {
+            control,
+            console,
+            stderr: tokio::net::unix::pipe::Receiver::from_owned_fd(read.into()).map_err(io)?,
+            run_dir: run_dir.into(),
+            theirs: Theirs {
+                null: null.into(),
+                stderr: write.into(),
+                control: control_theirs,
+                agent: listener.into(),
+                console: console_theirs,
+                base: base_file.into(),
+            },
+        })
+    }
+}
+
+/// A socket pair: ours for the runtime, theirs for a process.
+fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((UnixStream::from_std(ours.into())?, theirs))
+}
+
+impl Machine {
+    /// Boots one.
+    pub(in crate::qemu) async fn boot(host: Arc<Host>, spec: BootSpec) -> Result<Self, VmmError> {
+        // Copies, since the process may not reach the files, and a descriptor's file is opened anew by its path.
+        let copy = |path: PathBuf| async move {
+            let read = path.clone();
+            let copied = tokio::task::spawn_blocking(move || memory::sealed(&File::open(read)?.into())).await;
+            copied
+                .unwrap_or_else(|e| Err(io::Error::other(e)))
+                .map_err(|source| VmmError::File {
+                    step: "load",
+                    path,
+                    source,
+                })
+        };
+        let (kernel, initramfs) = tokio::try_join!(copy(spec.kernel), copy(spec.initramfs))?;
+        let memory = memory::fresh(spec.size.memory_mib << 20).map_err(|source| VmmError::Io {
+            step: "making guest memory",
+            source,
+        })?;
+        let begin = Begin::Boot(command_line::kernel(&host.accel, &spec.cmdline));
+        let more = [memory.as_fd(), kernel.as_fd(), initramfs.as_fd()];
+        let parts = Parts::open(&spec.identity, &spec.base)?;
+        let mut machine = Self::start(&host, spec.identity, spec.size, &begin, parts, &more, &[])?;
+        machine.memory = Some(Arc::new(memory));
+        machine
+            .asked(
+                "qmp_capabilities",
+                machine.control.call(&Capabilities {}, COMMAND).await,
+            )
+            .await?;
+        Ok(machine)
+    }
+
+    /// Makes a clone, paused.
+    pub(in crate::qemu) async fn restore(host: Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
+        let parts = Parts::open(&spec.identity, &spec.base)?;
+        // A descriptor's offset belongs to all who share it, clones that load at this moment included: so one of this
+        // clone's own, on the same file.
+        let path = format!("/proc/self/fd/{}", spec.state.as_raw_fd());
+        let state = File::open(&path).map_err(|source| VmmError::File {
+            step: "open",
+            path: path.into(),
+            source,
+        })?;
+        let more = [spec.memory.as_fd(), state.as_fd()];
+        // A later QEMU opens the memory file itself; a sealed memfd needs no leave.
+        let readable: &[BorrowedFd<'_>] = if host.program.release >= READONLY_MEMORY {
+            &[spec.memory.as_fd()]
+        } else {
+            &[]
+        };
+        let machine = Self::start(
+            &host,
+            spec.identity,
+            spec.size,
+            &Begin::Incoming,
+            parts,
+            &more,
+            readable,
+        )?;
+        machine.load().await?;
+        Ok(machine)
+    }
+
+    fn start(
+        host: &Host,
+        identity: VmIdentity,
+        size: MachineSize,
+        begin: &Begin,
+        parts: Parts,
+        more: &[BorrowedFd<'_>],
+        readable: &[BorrowedFd<'_>],
+    ) -> Result<Self, VmmError> {
+        let program = || host.program.path.display().to_string();
+        let args = command_line::build(
+            host.program.release,
+            &host.accel,
+            identity.sandbox.as_str(),
+            size,
+            begin,
+        );
+        let args = command_line::as_c(args).ok_or_else(|| VmmError::Spawn {
+            program: program(),
+            source: io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the kernel command line has a NUL byte in it",
+            ),
+        })?;
+        let t = &parts.theirs;
+        // In the order of `Fd`.
+        let mut fds = vec![
+            t.null.as_fd(),
+            t.null.as_fd(),
+            t.stderr.as_fd(),
+            t.control.as_fd(),
+        ];
+        fds.extend([t.agent.as_fd(), t.console.as_fd(), t.base.as_fd()]);
+        fds.extend(more);
+        let spawned = host
+            .confinement
+            .spawn(identity.sandbox.as_str(), &args, &fds, readable)
+            .map_err(|e| {
+                let source = io::Error::new(e.source.kind(), format!("{e}: {}", e.source));
+                VmmError::Spawn {
+                    program: program(),
+                    source,
+                }
+            })?;
+        drop(parts.theirs);
+        let stderr = Tail::new(8 * 1024);
+        let console = Tail::new(64 * 1024);
+        let reader = stderr.follow(parts.stderr);
+        drop(console.follow(parts.console));
+        let process =
+            Process::watch(spawned.pid, spawned.pidfd, stderr, reader).map_err(|source| VmmError::Io {
+                step: "watching the process",
+                source,
+            })?;
+        tracing::debug!(
+            sandbox = identity.sandbox.as_str(),
+            pid = process.pid(),
+            "QEMU started"
+        );
+        Ok(Self {
+            process,
+            control: Client::new(parts.control),
+            identity,
+            run_dir: parts.run_dir,
+            memory: None,
+            channel: Mutex::new(None),
+            console,
+        })
+    }
+
+    /// Loads the device state. All commands are sent ahead of the process's readiness.
+    async fn load(&self) -> Result<(), VmmError> {
+        let ended = self.control.expect_migration();
+        let hello = self.control.submit(&Capabilities {});
+        let capabilities = self.control.submit(&SetCapabilities {
+            capabilities: MIGRATION_CAPABILITIES,
+        });
+        // A number in `fd:` is a descriptor that the process was born with.
+        let uri = format!("fd:{}", Fd::First as i32);
+        let incoming = self.control.submit(&MigrateIncoming { uri });
+        self.asked("qmp_capabilities", hello.within(COMMAND).await)
+            .await?;
+        self.asked("migrate-set-capabilities", capabilities.within(COMMAND).await)
+            .await?;
+        self.asked("migrate-incoming", incoming.within(COMMAND).await)
+            .await?;
+        self.migrated("loading the device state", ended).await
+    }
+}
