@@ -5,14 +5,19 @@ use crate::{
     session::Session,
 };
 use async_trait::async_trait;
-use omnirun_ids::{ByteSize, SessionKey};
+use omnirun_ids::{ApiId, ByteSize, SessionKey};
 use omnirun_images::Image;
 use omnirun_sandboxes::{IsolationGroup, SandboxSpec};
 use omnirun_store::{
     DataDir, Db, StoreError,
     sessions::{Lease, NewSession, Removal, SessionHash, SessionRow, SessionState, Sessions},
 };
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// Why sessions cannot be served, or one cannot.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +80,12 @@ pub(crate) struct Shared {
     pub platform: Arc<dyn Platform>,
     pub store: Sessions,
     pub dir: DataDir,
+    /// Pools of sessions that were claimed and not opened yet.
+    warmed: Mutex<HashMap<SessionKey, DynPool>>,
 }
+
+/// A session that was claimed and is not opened within this time keeps no clone any longer.
+const WARM: Duration = Duration::from_secs(60);
 
 /// Opens sessions over real sandboxes.
 #[derive(Clone)]
@@ -107,6 +117,7 @@ impl SessionFactory {
                 platform,
                 store,
                 dir: dir.clone(),
+                warmed: Mutex::default(),
             }),
         };
         for Removal { hash, what } in factory.sweep()? {
@@ -131,6 +142,31 @@ impl SessionFactory {
 
 #[async_trait]
 impl HandsFactory for SessionFactory {
+    fn warm(&self, key: &SessionKey) {
+        let (shared, key) = (self.shared.clone(), key.clone());
+        let begin = {
+            let (shared, key) = (shared.clone(), key.clone());
+            move || {
+                let row = shared.store.get(&SessionHash::of(&key)).ok().flatten();
+                let image = match row.filter(|row| row.state == SessionState::Ready) {
+                    Some(row) => image_of(shared.platform.as_ref(), &row).ok()?,
+                    None => shared.platform.image(&shared.config.template).ok()?,
+                };
+                let pool = pool(&shared, &key, image);
+                pool.refill();
+                shared.warmed().insert(key, pool);
+                Some(())
+            }
+        };
+        // A hint: what goes wrong here goes wrong again in `open`, which says so.
+        tokio::spawn(async move {
+            if let Ok(Some(())) = tokio::task::spawn_blocking(begin).await {
+                tokio::time::sleep(WARM).await;
+                shared.warmed().remove(&key);
+            }
+        });
+    }
+
     async fn open(
         &self,
         key: &SessionKey,
@@ -153,19 +189,35 @@ async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> R
         .ok_or_else(|| HandsError::Held {
             session: key.session.to_string(),
         })?;
-    let pool = shared.platform.pool(SandboxSpec {
-        image,
-        size: shared.config.size,
-        group: group(key),
-        purpose: format!("session {}", key.session),
-    });
+    let pool = pool(shared, key, image);
+    // The clone that was begun at the claim is this pool's now.
+    shared.warmed().remove(key);
     pool.refill();
     Ok(Session::new(shared.clone(), lease, row, isolation, pool))
 }
 
-/// Sessions of one environment may share a snapshot; those of two may not.
+impl Shared {
+    fn warmed(&self) -> MutexGuard<'_, HashMap<SessionKey, DynPool>> {
+        self.warmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>) -> DynPool {
+    shared.platform.pool(SandboxSpec {
+        image,
+        size: shared.config.size,
+        group: group(key),
+        purpose: format!("session {}", key.session),
+    })
+}
+
 pub(crate) fn group(key: &SessionKey) -> IsolationGroup {
-    IsolationGroup(format!("{} {}", key.origin, key.environment))
+    isolation_group(&key.origin, &key.environment)
+}
+
+/// Sessions of one environment may share a snapshot; those of two may not.
+pub fn isolation_group(origin: &str, environment: &ApiId) -> IsolationGroup {
+    IsolationGroup(format!("{origin} {environment}"))
 }
 
 type Opened = (Lease, SessionRow, Arc<Image>);

@@ -33,7 +33,8 @@ pub struct CallOutcome {
     pub sandbox: Option<String>,
     /// Exit code of the command, for `bash`.
     pub exit_code: Option<i32>,
-    /// From the call's arrival to this outcome, and its parts, for the log and the bench.
+    /// From the call's arrival to this outcome (`total`), and its parts, for the log and the bench: `take` a clone,
+    /// `claim` it, `seed` it, record the `start`, `guest` (from each request written to its reply read), `record`.
     pub timings: Vec<(&'static str, Duration)>,
 }
 

@@ -49,7 +49,7 @@ pub mod unpack;
 pub use config::{Isolation, SessionsConfig, default_floor};
 pub use copy::CopyError;
 pub use engine::EnginePlatform;
-pub use factory::{SessionFactory, SessionsError};
+pub use factory::{SessionFactory, SessionsError, isolation_group};
 pub use hands::{CallOutcome, Hands, HandsError, HandsFactory, Release, ToolCall};
 pub use platform::{
     Answer, BoxError, ClaimFailure, DynPool, DynSandbox, Platform, SandboxFailure, SandboxPool,

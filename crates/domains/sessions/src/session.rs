@@ -151,7 +151,6 @@ impl Session {
         lap(timings, "start", start);
 
         let limit = run::limit(input, self.shared.config.call_limit);
-        let start = Instant::now();
         self.running = true;
         let answered = run::run(
             &*ready.sandbox,
@@ -162,11 +161,12 @@ impl Session {
             cancel,
         )
         .await;
-        lap(timings, "call", start);
         let result = match answered {
             Ok(Answer { result, guest }) => {
-                timings.push(("tool", guest));
-                let synced = self.synced(&result, input, timings).await;
+                let start = Instant::now();
+                let synced = self.synced(&result, input).await;
+                // From a request written to its reply read, once or twice.
+                timings.push(("guest", guest + start.elapsed()));
                 outcome::of_tool(
                     result,
                     self.isolation,
@@ -195,12 +195,7 @@ impl Session {
 
     /// Whether the call's files are on the session disk. In mode `call` the agent has synced after the tool; in mode
     /// `session` it is asked to, for tools that write.
-    async fn synced(
-        &self,
-        result: &omnirun_guest_proto::message::ToolResult,
-        input: &ToolInput,
-        timings: &mut Timings,
-    ) -> bool {
+    async fn synced(&self, result: &omnirun_guest_proto::message::ToolResult, input: &ToolInput) -> bool {
         let writes = matches!(
             input,
             ToolInput::Bash(_) | ToolInput::Write(_) | ToolInput::Edit(_)
@@ -215,9 +210,7 @@ impl Session {
         else {
             return false;
         };
-        let start = Instant::now();
         let synced = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
-        lap(timings, "sync", start);
         matches!(synced, Ok(Ok(())))
     }
 

@@ -101,7 +101,7 @@ async fn in_mode_call_each_call_has_a_sandbox_of_its_own() {
     let two = run(&mut hands, "sevt_2", "b").await;
     assert_eq!(text(&one), "ran a in sbx_1");
     assert_eq!((two.sandbox.as_deref(), two.exit_code), (Some("sbx_2"), Some(0)));
-    assert!(one.timings.iter().any(|(name, _)| *name == "tool"));
+    assert!(one.timings.iter().any(|(name, _)| *name == "guest"));
     hands.close(Release::Keep).await.unwrap();
     assert!(host.fake.living.lock().unwrap().is_empty());
     assert!(host.has_disk());
