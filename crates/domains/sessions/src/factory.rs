@@ -1,8 +1,8 @@
 //! Opening a session: its lease, its record, its disk.
 
 use crate::{
-    BoxError, Hands, HandsError, HandsFactory, Isolation, Platform, SessionsConfig, config::default_floor,
-    session::Session,
+    BoxError, DynPool, Hands, HandsError, HandsFactory, Isolation, Platform, SessionsConfig,
+    config::default_floor, session::Session,
 };
 use async_trait::async_trait;
 use omnirun_ids::{ApiId, ByteSize, SessionKey};
@@ -167,6 +167,10 @@ impl HandsFactory for SessionFactory {
         });
     }
 
+    async fn forget(&self, key: &SessionKey) -> Result<Vec<String>, HandsError> {
+        forget(&self.shared, key).await
+    }
+
     async fn open(
         &self,
         key: &SessionKey,
@@ -175,6 +179,24 @@ impl HandsFactory for SessionFactory {
         let isolation = self.shared.config.isolation.for_session(metadata);
         Ok(Box::new(open(&self.shared, key, isolation).await?))
     }
+}
+
+/// Removes a session that nobody serves, without opening it first.
+async fn forget(shared: &Arc<Shared>, key: &SessionKey) -> Result<Vec<String>, HandsError> {
+    shared.warmed().remove(key);
+    let (store, hash) = (shared.store.clone(), SessionHash::of(key));
+    let removed = tokio::task::spawn_blocking(move || {
+        if store.get(&hash)?.is_none() {
+            return Ok(Some(Vec::new()));
+        }
+        store.lease(&hash)?.map(|lease| store.remove(lease)).transpose()
+    });
+    let removed: Result<_, StoreError> = removed.await.map_err(|e| failed("remove the session", e))?;
+    removed
+        .map_err(|e| failed("remove the session", e))?
+        .ok_or_else(|| HandsError::Held {
+            session: key.session.to_string(),
+        })
 }
 
 /// Takes the lease and makes ready what does not need a VM. The first clone starts at once beside that.
@@ -272,6 +294,7 @@ fn make(shared: &Shared, lease: &Lease, key: &SessionKey) -> Result<(SessionRow,
         platform,
         store,
         dir,
+        ..
     } = shared;
     check_floor(config, dir)?;
     let image = platform.image(&config.template).map_err(SessionsError::Image)?;

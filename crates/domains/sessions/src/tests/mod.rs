@@ -406,6 +406,22 @@ async fn release_decides_about_the_disk() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_over_is_forgotten_without_being_opened() {
+    let host = Host::new(Isolation::Call);
+    assert!(host.process().forget(&key()).await.unwrap().is_empty());
+    let hands = host.open().await;
+    let held = host.process().forget(&key()).await;
+    assert!(matches!(held, Err(HandsError::Held { .. })), "{held:?}");
+    hands.close(Release::Keep).await.unwrap();
+    assert_eq!(host.process().forget(&key()).await.unwrap().len(), 1);
+    assert!(!host.has_disk());
+    let left = std::fs::read_dir(host.tmp.path().join("d/sessions"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn a_disk_whose_base_is_gone_is_not_put_over_another() {
     let host = Host::new(Isolation::Call);
     host.open().await.close(Release::Keep).await.unwrap();
