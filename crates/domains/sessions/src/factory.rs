@@ -5,7 +5,7 @@ use crate::{
     config::default_floor, session::Session,
 };
 use async_trait::async_trait;
-use omnirun_ids::{ApiId, ByteSize, SessionKey};
+use omnirun_ids::{ApiId, ByteSize, Digest, SessionKey};
 use omnirun_images::Image;
 use omnirun_sandboxes::{IsolationGroup, SandboxSpec};
 use omnirun_store::{
@@ -80,8 +80,8 @@ pub(crate) struct Shared {
     pub platform: Arc<dyn Platform>,
     pub store: Sessions,
     pub dir: DataDir,
-    /// Pools of sessions that were claimed and not opened yet.
-    warmed: Mutex<HashMap<SessionKey, DynPool>>,
+    /// Pools of sessions that were claimed and not opened yet, and the base that their sandboxes have.
+    warmed: Mutex<HashMap<SessionKey, (Digest, DynPool)>>,
 }
 
 /// A session that was claimed and is not opened within this time keeps no clone any longer.
@@ -152,9 +152,10 @@ impl HandsFactory for SessionFactory {
                     Some(row) => image_of(shared.platform.as_ref(), &row).ok()?,
                     None => shared.platform.image(&shared.config.template).ok()?,
                 };
+                let base = image.base_digest.clone();
                 let pool = pool(&shared, &key, image);
                 pool.refill();
-                shared.warmed().insert(key, pool);
+                shared.warmed().insert(key, (base, pool));
                 Some(())
             }
         };
@@ -211,15 +212,16 @@ async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> R
         .ok_or_else(|| HandsError::Held {
             session: key.session.to_string(),
         })?;
-    let pool = pool(shared, key, image);
-    // The clone that was begun at the claim is this pool's now.
-    shared.warmed().remove(key);
+    // The pool that was begun at the claim, with the clone that is on its way in it; unless the template has been built
+    // anew since.
+    let warmed = shared.warmed().remove(key).filter(|(base, _)| *base == row.base);
+    let pool = warmed.map_or_else(|| pool(shared, key, image), |(_, pool)| pool);
     pool.refill();
     Ok(Session::new(shared.clone(), lease, row, isolation, pool))
 }
 
 impl Shared {
-    fn warmed(&self) -> MutexGuard<'_, HashMap<SessionKey, DynPool>> {
+    pub(crate) fn warmed(&self) -> MutexGuard<'_, HashMap<SessionKey, (Digest, DynPool)>> {
         self.warmed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

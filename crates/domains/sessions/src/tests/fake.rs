@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Default)]
 pub struct Fake {
+    /// Pools handed out so far.
+    pub pools: AtomicU32,
     /// Sandboxes made so far.
     pub made: AtomicU32,
     /// Claims that fail before one succeeds.
@@ -111,6 +113,7 @@ impl Platform for FakePlatform {
     }
 
     fn pool(&self, _spec: SandboxSpec) -> DynPool {
+        self.0.pools.fetch_add(1, SeqCst);
         Arc::new(FakePool(self.0.clone()))
     }
 

@@ -406,6 +406,17 @@ async fn release_decides_about_the_disk() {
 }
 
 #[tokio::test]
+async fn a_claimed_session_is_opened_over_the_pool_that_was_begun_for_it() {
+    let host = Host::new(Isolation::Call);
+    let process = host.process();
+    process.warm(&key());
+    wait_for(|| process.shared.warmed().contains_key(&key())).await;
+    let mut hands = process.open(&key(), &BTreeMap::new()).await.unwrap();
+    run(&mut hands, "sevt_1", "a").await;
+    assert_eq!(host.fake.pools.load(SeqCst), 1);
+}
+
+#[tokio::test]
 async fn a_session_that_is_over_is_forgotten_without_being_opened() {
     let host = Host::new(Isolation::Call);
     assert!(host.process().forget(&key()).await.unwrap().is_empty());
