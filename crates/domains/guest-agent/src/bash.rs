@@ -5,11 +5,10 @@
 //!   idle --start--> running --done--> idle            (live: one shell until it ends or is killed)
 //! ```
 
+mod stored;
+
 use crate::{finish, reply::Failure, sandbox::Sandbox, worker};
-use omnirun_guest_proto::{
-    limits::MAX_SHELL_STATE,
-    message::{ErrorKind, Tool, ToolResult},
-};
+use omnirun_guest_proto::message::{ErrorKind, Tool, ToolResult};
 use omnirun_guest_tools::bash::{
     DEFAULT_TIMEOUT, Ending, Launch, LiveShell, Output, Report, SavedCall, ShellConfig, ShellState,
     StateAfter, restarted,
@@ -20,7 +19,6 @@ use omnirun_sys::guest::{
 };
 use omnirun_tool_schema::{BashInput, ToolInput};
 use rustix::{
-    fs::{AtFlags, Mode, OFlags},
     io::Errno,
     process::{Pid, Signal},
 };
@@ -28,9 +26,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
-
-const STATE: &str = "shell";
-const STATE_NEW: &str = "shell.new";
 
 enum Shell {
     Live(LiveShell),
@@ -101,7 +96,7 @@ impl Bash {
         let failed = |e: Errno| Failure::of("cannot start the shell", e);
         let shell = if tool.saved_shell {
             let (launch, saved) =
-                SavedCall::launch(&config, load(sandbox).as_ref(), command).map_err(failed)?;
+                SavedCall::launch(&config, stored::load(sandbox).as_ref(), command).map_err(failed)?;
             launch_shell(sandbox, launch, Shell::Saved(saved))?
         } else {
             self.live(sandbox, &config, command)
@@ -128,8 +123,8 @@ impl Bash {
         if let Some(shell) = self.idle.take() {
             end(&shell.child);
         }
-        if let (true, Some(claimed)) = (saved, sandbox.claimed()) {
-            let _ = rustix::fs::unlinkat(&claimed.state, STATE, AtFlags::empty());
+        if saved {
+            stored::forget(sandbox);
         }
     }
 
@@ -216,7 +211,7 @@ impl Bash {
             ended_processes = 0;
         }
         if let (false, Some(StateAfter::Saved { state, .. })) = (live, &state)
-            && store(sandbox, state).is_err()
+            && stored::store(sandbox, state).is_err()
         {
             // The disk is full or broken: the state from before stays, and the command's own output says what happened.
         }
@@ -388,39 +383,6 @@ fn complaint(text: String) -> ToolResult {
         }],
         ..ToolResult::default()
     }
-}
-
-/// The saved state. The disk is hostile: what is no state is none.
-fn load(sandbox: &Sandbox) -> Option<ShellState> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&sandbox.claimed()?.state, STATE, flags, Mode::empty()).ok()?;
-    let size = usize::try_from(rustix::fs::fstat(&file).ok()?.st_size).ok()?;
-    if size > MAX_SHELL_STATE {
-        return None;
-    }
-    let mut bytes = vec![0; size];
-    let mut done = 0;
-    while done < size {
-        match rustix::io::read(&file, &mut bytes[done..]) {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => done += count,
-        }
-    }
-    ShellState::from_bytes(bytes)
-}
-
-/// Replaces the saved state, atomically. It is durable with the call's `syncfs`.
-fn store(sandbox: &Sandbox, state: &ShellState) -> Result<(), Errno> {
-    let Some(claimed) = sandbox.claimed() else {
-        return Ok(());
-    };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&claimed.state, STATE_NEW, flags, Mode::from_raw_mode(0o600))?;
-    let mut rest = state.as_bytes();
-    while !rest.is_empty() {
-        rest = &rest[rustix::io::write(&file, rest)?..];
-    }
-    rustix::fs::renameat(&claimed.state, STATE_NEW, &claimed.state, STATE)
 }
 
 /// Puts the whole output where the sandbox can look into it.

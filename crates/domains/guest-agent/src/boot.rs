@@ -77,9 +77,9 @@ pub(crate) struct Machine {
 }
 
 pub(crate) fn boot() -> Result<Agent, BootError> {
-    omnirun_sys::guest::spawn::own_root().at("part from the kernel's root")?;
+    omnirun_sys::guest::own::own_root().at("part from the kernel's root")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    omnirun_sys::guest::spawn::default_sigpipe();
+    omnirun_sys::guest::own::default_sigpipe();
     mount_kernel_interfaces()?;
     load_modules()?;
     // Blocks until the kernel's generator is ready: a clone of a snapshot from before that would wait for it.

@@ -68,3 +68,11 @@ pub fn run() {
 fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(String::new, ToString::to_string)
 }
+
+/// The parser of `/template.conf`, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_template(text: &str) -> usize {
+    let template = template::Template::parse(text);
+    assert!(template.workdir.starts_with('/') && !template.user.is_empty());
+    template.env.len()
+}

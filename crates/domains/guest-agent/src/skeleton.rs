@@ -1,7 +1,10 @@
 //! The sandbox's namespaces and the parts of its root, before there is a root.
 
 use crate::boot::{At, BootError, CGROUP, open};
-use omnirun_sys::guest::spawn::{self, Child, Namespaces};
+use omnirun_sys::guest::{
+    own,
+    spawn::{self, Child, Namespaces},
+};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, makedev},
     mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree},
@@ -67,11 +70,11 @@ impl Skeleton {
 fn enter_cgroup_namespace(cgroup: &OwnedFd) -> io::Result<()> {
     let (ready, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let Some(child) = spawn::fork(Namespaces::Ours, Some(cgroup.as_fd()))? else {
-        if spawn::new_cgroup_namespace().is_ok() {
+        if own::new_cgroup_namespace().is_ok() {
             let _ = rustix::io::write(&tell, &[1]);
         }
         // Until PID 1 has entered it.
-        spawn::reap_and_wait_for_ever()
+        own::reap_and_wait_for_ever()
     };
     drop(tell);
     let mut word = [0];
@@ -92,7 +95,7 @@ fn be_init(tell: &OwnedFd) -> ! {
         }
         Err(error) => {
             eprintln!("omnirun-guest: cannot prepare the sandbox's root: {error}");
-            spawn::exit_now(1);
+            own::exit_now(1);
         }
     }
     // A sandbox's root may attach a debugger to it: nothing is to be had there.
@@ -102,10 +105,10 @@ fn be_init(tell: &OwnedFd) -> ! {
         inheritable: CapabilitySet::empty(),
     };
     if rustix::thread::set_capabilities(None, none).is_err() {
-        spawn::exit_now(1);
+        own::exit_now(1);
     }
-    let _ = spawn::close_from(3);
-    spawn::reap_and_wait_for_ever()
+    let _ = own::close_from(3);
+    own::reap_and_wait_for_ever()
 }
 
 fn prepare() -> io::Result<()> {

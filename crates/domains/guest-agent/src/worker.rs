@@ -13,7 +13,10 @@ use omnirun_guest_proto::{
     Message,
     message::{ErrorKind, Reply},
 };
-use omnirun_sys::guest::spawn::{self, Namespaces};
+use omnirun_sys::guest::{
+    own,
+    spawn::{self, Namespaces},
+};
 use rustix::{
     pipe::{PipeFlags, pipe_with},
     thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space},
@@ -63,7 +66,7 @@ pub(crate) fn start(
     ];
     let Some(child) = spawn::fork(Namespaces::Ours, sandbox.place().cgroup).map_err(failed)? else {
         let code = i32::from(enter(sandbox, theirs).is_none() || report(&work()).is_none());
-        spawn::exit_now(code)
+        own::exit_now(code)
     };
     let ours = |fd: OwnedFd| {
         // Pipes of ours never make PID 1 wait.
@@ -85,7 +88,7 @@ pub(crate) fn run(sandbox: &Sandbox, work: impl FnOnce() -> Option<Vec<u8>>) -> 
         let told = enter(sandbox, [null, null, answer_write.as_fd()])
             .and_then(|()| work())
             .and_then(|answer| rustix::io::write(rustix::stdio::stderr(), &answer).ok());
-        spawn::exit_now(i32::from(told.is_none()))
+        own::exit_now(i32::from(told.is_none()))
     };
     let timeout = rustix::event::Timespec {
         tv_sec: 10,
@@ -116,7 +119,7 @@ fn enter(sandbox: &Sandbox, fds: [std::os::fd::BorrowedFd<'_>; 3]) -> Option<()>
     rustix::stdio::dup2_stdin(fds[0]).ok()?;
     rustix::stdio::dup2_stdout(fds[1]).ok()?;
     rustix::stdio::dup2_stderr(fds[2]).ok()?;
-    spawn::close_from(3).ok()?;
+    own::close_from(3).ok()?;
     if sandbox.skeleton().is_some() {
         spawn::become_user(&sandbox.user().identity).ok()?;
     }

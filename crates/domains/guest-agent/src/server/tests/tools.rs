@@ -1,0 +1,150 @@
+//! The six tools.
+
+use super::*;
+
+async fn tool(client: &GuestClient, name: &str, input: &str, saved_shell: bool) -> (String, ToolResult) {
+    let tool = Tool {
+        name: name.into(),
+        input: input.into(),
+        saved_shell,
+        finish: saved_shell,
+        timeout_ms: 0,
+    };
+    let result = tokio::time::timeout(BOUND, client.tool(tool))
+        .await
+        .unwrap()
+        .unwrap();
+    let text = result.content.iter().filter_map(|b| match &b.kind {
+        Some(BlockKind::Text(text)) => Some(text.as_str()),
+        _ => None,
+    });
+    (text.collect(), result)
+}
+
+#[tokio::test]
+async fn a_live_shell_keeps_its_state_through_calls_timeouts_and_exits() {
+    let (client, _folder) = agent().await;
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"cd /usr; x=1; echo hi"}"#, false)
+            .await
+            .0,
+        "hi"
+    );
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"pwd; echo $x"}"#, false)
+            .await
+            .0,
+        "/usr\n1"
+    );
+    let (text, result) = tool(
+        &client,
+        "bash",
+        r#"{"command":"echo part; sleep 60","timeout_ms":300}"#,
+        false,
+    )
+    .await;
+    assert!(result.timed_out && text.starts_with("part"), "{text}");
+    let (_, result) = tool(&client, "bash", r#"{"command":"exit 3"}"#, false).await;
+    assert_eq!(result.exit_code, Some(3));
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"pwd; echo $x"}"#, false)
+            .await
+            .0,
+        "/usr\n1"
+    );
+    tool(&client, "bash", r#"{"restart":true}"#, false).await;
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"echo [$x]"}"#, false).await.0,
+        "[]"
+    );
+}
+
+#[tokio::test]
+async fn a_saved_shell_keeps_its_state_on_the_disk() {
+    let (client, folder) = agent().await;
+    let (_, result) = tool(&client, "bash", r#"{"command":"cd /usr; x=1"}"#, true).await;
+    assert!(result.synced);
+    assert!(folder.path().join("shell").exists());
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"pwd; echo $x"}"#, true)
+            .await
+            .0,
+        "/usr\n1"
+    );
+    // What is no state is none: the disk is hostile.
+    std::fs::write(folder.path().join("shell"), vec![0; 2 << 20]).unwrap();
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"echo [$x]"}"#, true).await.0,
+        "[]"
+    );
+    tool(&client, "bash", r#"{"restart":true}"#, true).await;
+}
+
+#[tokio::test]
+async fn a_tool_that_is_cancelled_answers_with_what_it_had() {
+    let (client, _folder) = agent().await;
+    for saved_shell in [false, true] {
+        let input = br#"{"command":"echo started | tee /dev/stderr > mark; sleep 60"}"#.to_vec();
+        let mut handle = client
+            .start_tool(Tool {
+                name: "bash".into(),
+                input,
+                saved_shell,
+                ..Tool::default()
+            })
+            .unwrap();
+        let mark = async { while client.stat("mark").await.map_or(0, |s| s.size) == 0 {} };
+        tokio::time::timeout(BOUND, mark).await.unwrap();
+        handle.cancel();
+        let result = tokio::time::timeout(BOUND, handle.result())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            result.is_error && format!("{:?}", result.content).contains("started"),
+            "{result:?}"
+        );
+        client.remove("mark", false).await.unwrap();
+    }
+    assert_eq!(
+        tool(&client, "bash", r#"{"command":"echo usable"}"#, false)
+            .await
+            .0,
+        "usable"
+    );
+}
+
+#[tokio::test]
+async fn file_tools_run_in_the_working_directory() {
+    let (client, folder) = agent().await;
+    let (text, result) = tool(
+        &client,
+        "write",
+        r#"{"file_path":"d/f.txt","content":"one\ntwo\n"}"#,
+        false,
+    )
+    .await;
+    assert!(!result.is_error, "{text}");
+    assert_eq!(
+        std::fs::read(folder.path().join("d/f.txt")).unwrap(),
+        b"one\ntwo\n"
+    );
+    assert_eq!(
+        tool(
+            &client,
+            "read",
+            r#"{"file_path":"d/f.txt","view_range":[2,2]}"#,
+            false
+        )
+        .await
+        .0,
+        "two"
+    );
+    assert!(
+        tool(&client, "read", r#"{"file_path":"/etc/passwd"}"#, false)
+            .await
+            .1
+            .is_error
+    );
+    assert!(tool(&client, "frobnicate", "{}", false).await.1.is_error);
+}
