@@ -1,5 +1,7 @@
 //! The ways in which an item or a worker ends that are not the session's own, and what goes on beside.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests, outside of test functions.
+
 mod support;
 
 use omnirun_sessions::Release;
