@@ -1,23 +1,25 @@
 //! The engine: what one process needs to own VMs.
 
+mod memory;
+mod templates;
+
 use crate::{
     EngineError,
     owner::{Claim, CloneTask, Context, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox},
-    snapshot::{
-        self, Notice, SnapshotError, SnapshotInfo, SnapshotKey, SnapshotLimits, SnapshotStore, Template,
-    },
+    snapshot::{Notice, SnapshotInfo, SnapshotLimits, SnapshotStore, Template},
     spec::{ClaimSpec, SandboxSpec},
     takeover::{TakeoverReport, take_over},
     teardown::TeardownReport,
 };
 use futures::future::BoxFuture;
+use memory::HostMemory;
 use omnirun_guest_client::message::Claimed;
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_store::{DataDir, Db, Owner, Vms};
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{MachineSize, Vmm, VmmFacts};
+use omnirun_vmm::{Vmm, VmmFacts};
 use std::{
     collections::HashMap,
     fs::File,
@@ -25,12 +27,8 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 use tokio::sync::OnceCell;
-
-/// How often a process looks whether the other one has made the snapshot.
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Who hears of what takes long.
 pub type Say = Arc<dyn Fn(Notice) + Send + Sync>;
@@ -272,153 +270,6 @@ impl Drop for Engine {
 }
 
 impl Inner {
-    pub(crate) async fn prepare(&self, spec: &SandboxSpec) -> Result<Arc<Template>, EngineError> {
-        let machine = spec.size.machine(self.host_memory)?;
-        let key = SnapshotKey::new(spec, machine, CMDLINE, self.context.vmm.facts());
-        let digest = key.digest();
-        loop {
-            let cell = {
-                let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
-                templates.entry(digest.clone()).or_default().clone()
-            };
-            // Whoever comes first does it; the others of this process wait for him.
-            let template = cell
-                .get_or_try_init(|| self.open_template(spec, machine, &key))
-                .await?;
-            if !self.snapshots.too_old(template.created_ms) {
-                return Ok(template.clone());
-            }
-            self.forget_template(&digest, template);
-        }
-    }
-
-    /// The next use looks at the files anew.
-    fn forget_template(&self, digest: &Digest, template: &Arc<Template>) {
-        let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = templates
-            .get(digest)
-            .and_then(|cell| cell.get())
-            .is_some_and(|t| Arc::ptr_eq(t, template));
-        if same {
-            templates.remove(digest);
-        }
-    }
-
-    async fn open_template(
-        &self,
-        spec: &SandboxSpec,
-        machine: MachineSize,
-        key: &SnapshotKey,
-    ) -> Result<Arc<Template>, EngineError> {
-        let found = self.find_or_make(spec, machine, key).await?;
-        self.snapshots.touch(&found.digest);
-        let name = found.digest.short().to_owned();
-        let memory = self.context.vmm.open_memory(&found.memory).await;
-        let memory = memory.map_err(|source| SnapshotError::Memory { name, source })?;
-        let template = Template::new(&found, key.clone(), spec.image.clone(), memory).map_err(|source| {
-            SnapshotError::File {
-                step: "open",
-                path: found.state.clone(),
-                source,
-            }
-        })?;
-        Ok(Arc::new(template))
-    }
-
-    async fn find_or_make(
-        &self,
-        spec: &SandboxSpec,
-        machine: MachineSize,
-        key: &SnapshotKey,
-    ) -> Result<snapshot::Found, EngineError> {
-        let mut useless = match self.look(key, false).await? {
-            snapshot::Lookup::Good(found) => return Ok(found),
-            snapshot::Lookup::Missing => None,
-            snapshot::Lookup::Useless { reason } => Some(reason),
-        };
-        let digest = key.digest();
-        let mut told = false;
-        let _lock = loop {
-            if let Some(lock) = self.snapshots.try_lock(&digest)? {
-                break lock;
-            }
-            if !told {
-                (self.say)(Notice::Waiting);
-                told = true;
-            }
-            tokio::time::sleep(LOCK_POLL).await;
-        };
-        // Whoever had the lock may have made it.
-        match self.look(key, false).await? {
-            snapshot::Lookup::Good(found) => return Ok(found),
-            snapshot::Lookup::Missing => useless = useless.filter(|_| false),
-            snapshot::Lookup::Useless { reason } => useless = Some(reason),
-        }
-        let memory = ByteSize::mib(machine.memory_mib);
-        self.snapshots.check_space(memory)?;
-        match useless {
-            Some(reason) => {
-                (self.say)(Notice::Replacing { reason });
-                self.snapshots.remove(&digest)?;
-            }
-            None => (self.say)(Notice::FirstUse {
-                vcpus: machine.vcpus,
-                memory,
-            }),
-        }
-        let begun = Instant::now();
-        let found = self.make(spec, machine, key).await?;
-        let all = self.snapshots.list()?;
-        let bytes = all
-            .iter()
-            .find(|s| s.name == digest.as_str())
-            .map_or(ByteSize(0), |s| s.bytes);
-        (self.say)(Notice::Ready {
-            took: begun.elapsed(),
-            bytes,
-        });
-        for notice in self.snapshots.evict(&digest)? {
-            (self.say)(notice);
-        }
-        Ok(found)
-    }
-
-    /// Looking may read files whole.
-    async fn look(&self, key: &SnapshotKey, thorough: bool) -> Result<snapshot::Lookup, EngineError> {
-        let (store, key) = (self.snapshots.clone(), key.clone());
-        match tokio::task::spawn_blocking(move || store.look(&key, thorough)).await {
-            Ok(found) => Ok(found?),
-            Err(_) => Err(EngineError::ShuttingDown),
-        }
-    }
-
-    async fn make(
-        &self,
-        spec: &SandboxSpec,
-        machine: MachineSize,
-        key: &SnapshotKey,
-    ) -> Result<snapshot::Found, EngineError> {
-        let boot = snapshot::Boot {
-            spec: spec.clone(),
-            machine,
-            cmdline: CMDLINE.to_owned(),
-            key: key.clone(),
-        };
-        let started = snapshot::make(&self.context, &self.snapshots, boot)?;
-        self.registry.spawn(&started.id, &started.end, started.task)?;
-        // If we are dropped while we wait, the boot is of no use to anybody.
-        let guard = EndOnDrop(Some(started.end));
-        let made = started.done.await.unwrap_or(Err(EngineError::ShuttingDown));
-        guard.disarm();
-        made.map_err(|source| match source {
-            EngineError::Snapshot(_) | EngineError::Store(_) | EngineError::ShuttingDown => source,
-            source => SnapshotError::Boot {
-                source: Box::new(source),
-            }
-            .into(),
-        })
-    }
-
     /// A clone, awake; claimed, too, if a claim is given. If the snapshot turns out to be bad on the way, it is made
     /// anew for the next use, and the error says so.
     pub(crate) async fn clone_of(
@@ -444,22 +295,7 @@ impl Inner {
             }
         }
     }
-
-    /// A VMM did not take a snapshot. It may have rotted in a way that inode, size and ctime do not show: read it
-    /// whole, and if it is bad, let the next use make another.
-    async fn suspect(&self, template: &Arc<Template>) {
-        if let Ok(snapshot::Lookup::Useless { reason }) = self.look(&template.key, true).await {
-            tracing::warn!(%reason, "the snapshot will be made anew");
-            if let Ok(Some(_lock)) = self.snapshots.try_lock(&template.digest) {
-                let _ = self.snapshots.remove(&template.digest);
-            }
-            self.forget_template(&template.digest, template);
-        }
-    }
 }
-
-/// Appended to the driver's own kernel command line.
-const CMDLINE: &str = "";
 
 /// Ends a VM whose maker is dropped before it has it.
 struct EndOnDrop(Option<tokio::sync::watch::Sender<Option<Why>>>);
@@ -474,29 +310,6 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Some(end) = &self.0 {
             ask_end(end, Why::Released);
-        }
-    }
-}
-
-/// What `/proc/meminfo` says.
-struct HostMemory {
-    total: ByteSize,
-    available: ByteSize,
-}
-
-impl HostMemory {
-    fn read() -> Self {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = |name: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        };
-        // Without the file nothing is refused here; the VMM will.
-        let total = kib("MemTotal").map_or(u64::MAX, |k| k.saturating_mul(1024));
-        let available = kib("MemAvailable").map_or(0, |k| k.saturating_mul(1024));
-        Self {
-            total: ByteSize(total),
-            available: ByteSize(available),
         }
     }
 }

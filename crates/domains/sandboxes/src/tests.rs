@@ -1,5 +1,7 @@
 //! The engine over the fake: lives of sandboxes, and that nothing is left of them, wherever they go wrong.
 
+mod pool;
+
 use crate::{
     Begun, ClaimSpec, Engine, EngineError, First, Notice, Sandbox, State, Why,
     testing::{FakeVmm, Fault, Heard, Step, config, spec},
@@ -344,62 +346,6 @@ async fn what_a_dead_owner_left_is_taken_over() {
     assert_eq!(b.engine.take_over().await.unwrap().folders.len(), 1);
     b.engine.shutdown().await;
     b.assert_nothing_left("after a takeover");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_pool_keeps_one_spare_for_each_user() {
-    let b = bench().await;
-    let (one, two) = (b.engine.pool(spec()), b.engine.pool(spec()));
-    let first = one.take().await.unwrap();
-    drop(two.take().await.unwrap());
-    assert_eq!(b.engine.spares(), 0, "taking makes none");
-    one.refill();
-    one.refill();
-    two.refill();
-    let second = one.take().await.unwrap();
-    let third = two.take().await.unwrap();
-    assert_eq!(b.vmm.counts().1, 4, "what was on its way was taken");
-    assert_ne!(second.id(), third.id());
-    one.refill();
-    two.refill();
-    until(|| b.vmm.counts().1 == 6 && b.engine.spares() == 2).await;
-    // A spare that died is not handed out.
-    b.vmm.kill_all();
-    let fresh = one.take().await.unwrap();
-    assert!(fresh.is_alive());
-    two.refill();
-    until(|| b.engine.spares() >= 1).await;
-    drop((one, two));
-    until(|| b.engine.spares() == 0).await;
-    drop((first, second, third, fresh));
-    until(|| b.engine.vms() == 0).await;
-    b.engine.shutdown().await;
-    b.assert_nothing_left("after the pool");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_pool_stays_within_its_budget() {
-    let b = bench().await;
-    let mut small = config(&b.root, &b.vmm, &b.heard).unwrap();
-    small.pool_memory = Some(ByteSize::mib(100));
-    let engine = Engine::open(small).await.unwrap();
-    let users: Vec<_> = (0..8).map(|_| engine.pool(spec())).collect();
-    for user in &users {
-        drop(user.take().await.unwrap());
-    }
-    // The first is reckoned at 96 MiB, then measured at 20: five fit.
-    let refill = || {
-        users.iter().for_each(|user| user.refill());
-        engine.spares() >= 5
-    };
-    until(refill).await;
-    until(|| engine.vms() == 5).await;
-    refill();
-    assert_eq!(engine.spares(), 5);
-    drop(users);
-    engine.shutdown().await;
-    b.engine.shutdown().await;
-    b.assert_nothing_left("after a small pool");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,10 +14,12 @@
 //! promise); the teardown then asks the driver to make sure of its exit. Dropping a request to the guest leaves a reply
 //! nobody reads, of a guest that is about to be killed.
 
+mod calls;
 mod clone;
 mod registry;
 
-pub(crate) use clone::{Claim, CloneTask, Msg, Woken, bounded, timeout, vmm_error};
+pub(crate) use calls::{bounded, timeout, vmm_error};
+pub(crate) use clone::{Claim, CloneTask, Msg, Woken};
 pub(crate) use registry::Registry;
 
 use crate::{

@@ -1,0 +1,95 @@
+//! What an owner task says to a guest, and its bounds and errors.
+
+use super::random;
+use crate::{EngineError, snapshot::Template, spec::ClaimSpec};
+use omnirun_guest_client::{
+    ClientError,
+    message::{Claim as ClaimRequest, EnvVar, Wake},
+};
+use omnirun_ids::SandboxId;
+use omnirun_vmm::VmmError;
+use std::{
+    future::Future,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+pub(crate) fn vmm_error(id: &SandboxId, step: &'static str, source: VmmError) -> EngineError {
+    EngineError::Vmm {
+        sandbox: id.clone(),
+        step,
+        source,
+    }
+}
+
+pub(crate) fn timeout(id: &SandboxId, step: &'static str, limit: Duration) -> EngineError {
+    EngineError::Timeout {
+        sandbox: id.clone(),
+        step,
+        seconds: limit.as_secs(),
+    }
+}
+
+/// A call to the guest, with a bound: nothing waits for a guest without one.
+pub(crate) async fn bounded<T>(
+    id: &SandboxId,
+    step: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, EngineError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(EngineError::Guest {
+            sandbox: id.clone(),
+            step,
+            source,
+        }),
+        Err(_) => Err(timeout(id, step, limit)),
+    }
+}
+
+pub(super) fn realtime_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Everything of a wake but the time, which is read when it is sent.
+pub(super) fn wake_request(id: &SandboxId) -> Result<Wake, EngineError> {
+    let random: [u8; 80] = random()?;
+    let (entropy, machine) = random.split_at(64);
+    let digits = id.as_str().trim_start_matches("sbx_");
+    Ok(Wake {
+        entropy: entropy.to_vec(),
+        realtime_ns: 0,
+        hostname: format!("sandbox-{}", digits.get(..12).unwrap_or(digits)),
+        machine_id: hex::encode(machine),
+    })
+}
+
+/// The template's identity under the claim's own.
+pub(super) fn claim_request(spec: &ClaimSpec, template: &Template) -> ClaimRequest {
+    let recipe = &template.image.template;
+    let theirs = recipe.env.iter();
+    let own = spec.env.iter().map(|(name, value)| (name, value));
+    let or = |given: &str, default: &str| {
+        if given.is_empty() {
+            default.to_owned()
+        } else {
+            given.to_owned()
+        }
+    };
+    ClaimRequest {
+        realtime_ns: realtime_ns(),
+        disk_bytes: spec.disk_bytes,
+        env: theirs
+            .filter(|(name, _)| !spec.env.iter().any(|(n, _)| n == *name))
+            .chain(own)
+            .map(|(name, value)| EnvVar {
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+        user: or(&spec.user, &recipe.user),
+        cwd: or(&spec.cwd, &recipe.workdir),
+        hostname: String::new(),
+    }
+}
