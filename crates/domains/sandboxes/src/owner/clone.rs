@@ -1,7 +1,7 @@
 //! The owner task of a clone.
 
 use super::{
-    Context, Owned, Stop,
+    Claim, ClaimAnswer, Context, Msg, Owned, Ready, Stop, Woken,
     calls::{bounded, claim_request, realtime_ns, timeout, vmm_error, wake_request},
     draw_id,
 };
@@ -13,14 +13,13 @@ use crate::{
     teardown::TeardownReport,
     timings::Timings,
 };
-use futures::future::BoxFuture;
 use omnirun_guest_client::{
     ClientError, GuestClient,
     message::{Claimed, Wake},
 };
 use omnirun_store::VmState;
 use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
-use omnirun_vmm::{AttachDisk, CloneSpec, VmmError};
+use omnirun_vmm::{AttachDisk, CloneSpec};
 use std::{
     future::Future,
     sync::{Arc, OnceLock},
@@ -34,42 +33,6 @@ const WAKE_LIMIT: Duration = Duration::from_secs(30);
 const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 /// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
 const QUEUE: usize = 16;
-
-/// A claim to be made as soon as the clone is awake, with what to run first. It is prepared while the VMM starts, and
-/// its requests go out with the wake's: a fresh clone has to be scheduled once. The agent serves them in order, and
-/// refuses the rest when one fails.
-pub(crate) struct Claim {
-    pub(crate) spec: BoxFuture<'static, Result<ClaimSpec, EngineError>>,
-    pub(crate) first: First,
-}
-
-/// Where a clone says that it is awake, or why it never will be.
-pub(crate) type Ready = oneshot::Receiver<Result<Woken, EngineError>>;
-
-/// What a claim brings.
-pub(crate) type ClaimAnswer = Result<(Claimed, Begun), EngineError>;
-
-/// A request to the owner task.
-pub(crate) enum Msg {
-    /// Make the sandbox somebody's.
-    Claim {
-        spec: ClaimSpec,
-        first: Box<First>,
-        reply: oneshot::Sender<ClaimAnswer>,
-    },
-    /// How much memory the VMM has: proportional and private bytes.
-    Memory {
-        reply: oneshot::Sender<Result<(u64, u64), VmmError>>,
-    },
-    /// What the console said last.
-    Console { reply: oneshot::Sender<String> },
-}
-
-/// What a clone is once it is awake.
-pub(crate) struct Woken {
-    pub(crate) guest: GuestClient,
-    pub(crate) claimed: Option<(Claimed, Begun)>,
-}
 
 /// The owner task of a clone, not yet started.
 pub(crate) struct CloneTask {

@@ -16,10 +16,12 @@
 
 mod calls;
 mod clone;
+mod messages;
 mod registry;
 
 pub(crate) use calls::{bounded, timeout, vmm_error};
-pub(crate) use clone::{Claim, CloneTask, Msg, Woken};
+pub(crate) use clone::CloneTask;
+pub(crate) use messages::{Claim, ClaimAnswer, Msg, Ready, Woken};
 pub(crate) use registry::Registry;
 
 use crate::{
