@@ -117,16 +117,18 @@ impl Scanner {
                 break;
             };
             from += at;
-            let Some((nonce, version, _)) = fields(&self.pending[from..]) else {
+            if self.pending.len() - from < LEN {
                 break;
-            };
-            if nonce == self.nonce {
+            }
+            if let Some((nonce, version, _)) = fields(&self.pending[from..])
+                && nonce == self.nonce
+            {
                 if version != VERSION {
                     return Err(PrefaceError::Version(version));
                 }
                 return Ok(Some((version, self.pending.split_off(from + LEN))));
             }
-            // Of an earlier connection.
+            // Of an earlier connection, whole or broken off; another may begin within its length.
             from += MAGIC.len();
         }
         self.pending.drain(..from);

@@ -117,22 +117,17 @@ fn a_guest_answers_a_version_that_it_does_not_speak_and_waits_for_another() {
 #[test]
 fn a_host_passes_over_answers_of_earlier_connections_and_gives_up_on_endless_noise() {
     let stale = preface::answer([1; 16], preface::VERSION);
-    let wire = [
-        &b"noise"[..],
-        &stale,
-        &MAGIC[..7],
-        &preface::answer([2; 16], preface::VERSION),
-        b"rest",
-    ]
-    .concat();
-    for cut in 0..wire.len() {
-        let mut scanner = Scanner::new([2; 16]);
-        let mut found = scanner.push(&wire[..cut]).unwrap();
-        let rest = match found.take() {
-            Some((_, rest)) => [&*rest, &wire[cut..]].concat(),
-            None => scanner.push(&wire[cut..]).unwrap().unwrap().1,
-        };
-        assert_eq!(rest, b"rest", "cut {cut}");
+    let answer = preface::answer([2; 16], preface::VERSION);
+    for broken in 0..preface::LEN {
+        let wire = [&b"noise"[..], &stale, &stale[..broken], &answer, b"rest"].concat();
+        for cut in 0..wire.len() {
+            let mut scanner = Scanner::new([2; 16]);
+            let rest = match scanner.push(&wire[..cut]).unwrap() {
+                Some((_, rest)) => [&*rest, &wire[cut..]].concat(),
+                None => scanner.push(&wire[cut..]).unwrap().unwrap().1,
+            };
+            assert_eq!(rest, b"rest", "broken off at {broken}, cut {cut}");
+        }
     }
     let mut scanner = Scanner::new([2; 16]);
     let mut pushed = 0;

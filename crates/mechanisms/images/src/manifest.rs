@@ -126,6 +126,14 @@ impl Manifest {
                 });
             }
         };
+        Self::parse(template, &bytes, path)
+    }
+
+    /// Reads the bytes of a manifest; `path` names it in errors.
+    ///
+    /// # Errors
+    /// [`ImageError::DamagedManifest`], [`ImageError::NewerManifest`].
+    pub fn parse(template: &TemplateName, bytes: &[u8], path: &Path) -> Result<Self, ImageError> {
         let damaged = |reason: String| ImageError::DamagedManifest {
             template: template.clone(),
             path: path.to_owned(),
@@ -136,7 +144,7 @@ impl Manifest {
         struct Versioned {
             version: u64,
         }
-        let Versioned { version } = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
         if version > VERSION {
             return Err(ImageError::NewerManifest {
                 path: path.to_owned(),
@@ -144,7 +152,7 @@ impl Manifest {
                 known: VERSION,
             });
         }
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
         if manifest.template.name != *template {
             return Err(damaged(format!("it is that of {}", manifest.template.name)));
         }

@@ -1,0 +1,55 @@
+//! What reads bytes that a guest, a VMM or the network wrote, as functions of those bytes that panic when something is
+//! wrong: the bodies of the fuzz targets.
+//!
+//! ```text
+//!   wire     frames, prefaces, messages, both ends of a connection        guest and host
+//!   client   the whole client against a guest of arbitrary bytes          guest
+//!   parsers  QMP lines, server-sent events, the work queue's JSON,        VMM, network, files
+//!            tools' inputs, recipes, manifests, template.conf
+//!   tar      unpacking on the host                                        guest
+//!   seeds    well-formed samples, to start from
+//! ```
+//!
+//! `testing/fuzz` runs them under libFuzzer (nightly); `tests/replay.rs` here replays its corpus on stable. Beside "does
+//! not panic", each asserts what holds for any bytes: that cutting a stream elsewhere changes nothing, that memory stays
+//! bounded, that what was read can be written and read again, that nothing outside a folder changes.
+
+#![allow(clippy::unwrap_used)] // A panic is how a target reports.
+
+mod client;
+mod parsers;
+pub mod seeds;
+mod tar;
+mod wire;
+
+pub use client::guest_client;
+pub use parsers::{images, qmp, sse, tool_schema, work_proto};
+pub use tar::unpack;
+pub use wire::{frames, guest_end, host_end, messages, preface};
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpus folders.
+pub const TARGETS: [(&str, Target); 12] = [
+    ("frames", frames),
+    ("guest_client", guest_client),
+    ("guest_end", guest_end),
+    ("host_end", host_end),
+    ("images", images),
+    ("messages", messages),
+    ("preface", preface),
+    ("qmp", qmp),
+    ("sse", sse),
+    ("tool_schema", tool_schema),
+    ("unpack", unpack),
+    ("work_proto", work_proto),
+];
+
+/// The first byte chooses (how a stream is cut, which parser is meant); the rest is the input.
+fn choice(data: &[u8]) -> (usize, &[u8]) {
+    match data.split_first() {
+        Some((first, rest)) => (usize::from(*first), rest),
+        None => (0, data),
+    }
+}
