@@ -3,14 +3,18 @@
 use crate::{Global, output};
 use anyhow::Context;
 use omnirun_sandboxes::{look, take_over};
-use omnirun_store::{DataDir, Db};
+use omnirun_store::{
+    DataDir, Db,
+    sessions::{Durability, Sessions},
+};
 use omnirun_vmm::qemu::Qemu;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Remove what dead processes left: VMs, run folders, unfinished builds.
+/// Remove what dead processes left: VMs, run folders, unfinished builds and sessions, and sessions whose time is over.
 ///
-/// Every command that runs sandboxes does this by itself when it starts. Session disks are kept: see `omnirun session`.
+/// Commands that run sandboxes do this by themselves when they start. Sessions within their time are kept: see
+/// `omnirun session`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Say what would be removed, and remove nothing.
@@ -26,7 +30,8 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
     let db = Db::open(&data).context("cannot open the state database")?;
     let mut clean = true;
-    let lines = if args.dry_run {
+    let sessions = Sessions::new(&db, &data, Durability::default())?;
+    let mut lines = if args.dry_run {
         look(&data, &db)?
     } else {
         let mut lines = omnirun_images::sweep(&data.tmp());
@@ -38,6 +43,13 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         lines.extend(report.lines());
         lines
     };
+    // Behind the VMs: one that a dead process left may still have had a disk.
+    let overdue = if args.dry_run {
+        sessions.overdue()?
+    } else {
+        sessions.sweep()?
+    };
+    lines.extend(overdue.into_iter().map(|removal| removal.what));
     if args.json {
         let key = if args.dry_run { "would_remove" } else { "removed" };
         println!("{}", json!({ key: lines, "clean": clean }));

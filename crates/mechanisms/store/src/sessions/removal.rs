@@ -64,29 +64,53 @@ impl Sessions {
     /// [`StoreError`].
     pub fn sweep(&self) -> Result<Vec<Removal>, StoreError> {
         let mut removed = Vec::new();
+        for (hash, _) in self.due()? {
+            self.sweep_one(&hash, &mut removed)?;
+        }
+        Ok(removed)
+    }
+
+    /// What a [`sweep`](Self::sweep) would remove now, in words.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn overdue(&self) -> Result<Vec<Removal>, StoreError> {
+        let mut found = Vec::new();
+        for (hash, what) in self.due()? {
+            if self.holder(&hash)?.is_none() {
+                found.push(Removal { hash, what });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sessions to look at under their lease: they may be served.
+    fn due(&self) -> Result<Vec<(SessionHash, String)>, StoreError> {
         let now = now_ms();
+        let mut due = Vec::new();
         let mut known = HashSet::new();
         for row in self.list()? {
             known.insert(row.hash.clone());
-            let due = match row.state {
-                SessionState::Ready => row.expires_ms() <= now,
-                SessionState::New | SessionState::Removing => true,
+            let name = &row.key.session;
+            let what = match row.state {
+                SessionState::Ready if row.expires_ms() > now => continue,
+                SessionState::Ready => format!("session {name}, whose time is over"),
+                SessionState::New => format!("session {name}, half-made"),
+                SessionState::Removing => format!("session {name}, half-removed"),
             };
-            if due {
-                self.sweep_one(&row.hash, &mut removed)?;
-            }
+            due.push((row.hash, what));
         }
         let folder = self.dir.sessions();
         for entry in fs::read_dir(&folder).map_err(file("list", &folder))? {
             let name = entry.map_err(file("list", &folder))?.file_name();
-            let Some(hash) = name.to_str().and_then(SessionHash::parse) else {
-                continue;
-            };
-            if !known.contains(&hash) {
-                self.sweep_one(&hash, &mut removed)?;
+            if let Some(hash) = name.to_str().and_then(SessionHash::parse)
+                && !known.contains(&hash)
+            {
+                let what = format!("session folder {hash} of nobody");
+                due.push((hash, what));
             }
         }
-        Ok(removed)
+        Ok(due)
     }
 
     fn sweep_one(&self, hash: &SessionHash, removed: &mut Vec<Removal>) -> Result<(), StoreError> {

@@ -317,6 +317,7 @@ fn a_sweep_takes_what_is_over_and_nothing_else() {
     store.set_state(&cut, SessionState::Removing).unwrap();
     drop(cut);
 
+    assert_eq!(store.overdue().unwrap().len(), 4, "{:?}", store.overdue());
     f.open().sweep().unwrap();
     let mut left: Vec<_> = store
         .list()
