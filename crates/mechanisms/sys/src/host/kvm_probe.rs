@@ -94,7 +94,8 @@ const PORT_COUNTED: u16 = 0xf1;
 const PORT_LSTAR: u16 = 0xf2;
 const PORT_EXCEPTION: u16 = 0xf3;
 
-/// Iterations of the counting loop; 5 to 20 ms at the slowest rates seen; an exit adds under 20 ns to each, even on a nested host.
+/// Iterations of the counting loop: 5 to 20 ms at the slowest rates seen; an exit adds under 20 ns to each, even on a
+/// nested host.
 const ITERATIONS: u32 = 4_000;
 
 /// How often; the fastest counts. The first one also pays for what a VM does once, which was 5 ms on a nested host.
