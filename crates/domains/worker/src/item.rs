@@ -324,7 +324,9 @@ impl Item<'_> {
             name: call.name.clone(),
             input: call.input.clone(),
         };
+        let begun = Instant::now();
         let ran = self.run(desk, hands, &asked).await;
+        let took = begun.elapsed();
         let until_post = received.elapsed();
         let (outcome, fate, end) = match ran {
             Err(end) => (None, CallFate::Ended, end),
@@ -358,7 +360,7 @@ impl Item<'_> {
         let outcome = outcome.unwrap_or(nothing);
         tracing::info!(
             session = %session, call = %call.id, tool = call.name, sandbox = outcome.sandbox,
-            ms = until_post.as_millis() as u64, exit = outcome.exit_code, error = outcome.is_error, ?fate, "call"
+            ms = took.as_millis() as u64, exit = outcome.exit_code, error = outcome.is_error, ?fate, "call"
         );
         observer.event(&WorkerEvent::CallFinished {
             session,
@@ -367,6 +369,7 @@ impl Item<'_> {
             sandbox: outcome.sandbox.as_deref(),
             exit_code: outcome.exit_code,
             is_error: outcome.is_error,
+            took,
             until_post,
             timings: &outcome.timings,
             fate,

@@ -52,6 +52,8 @@ pub enum WorkerEvent<'a> {
         exit_code: Option<i32>,
         /// Whether the model sees an error.
         is_error: bool,
+        /// How long it took by itself, without waiting for its turn.
+        took: Duration,
         /// From the event's arrival to the moment at which its result's post began.
         until_post: Duration,
         /// The parts of that, as the hands measured them.

@@ -33,7 +33,7 @@ impl Observer for Table {
             sandbox,
             exit_code,
             is_error,
-            until_post,
+            took,
             ..
         } = event
         else {
@@ -53,7 +53,7 @@ impl Observer for Table {
             call.as_str(),
             tool,
             sandbox.unwrap_or("-"),
-            &until_post.as_millis().to_string(),
+            &took.as_millis().to_string(),
             &exit,
         );
         let _ = writeln!(out, "{line}");
