@@ -7,6 +7,9 @@
 //!
 //! `tar` is used in raw mode: it would read a long name into memory whatever its length.
 
+mod names;
+
+use names::{relative, shown, stays};
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -16,7 +19,7 @@ use std::{
         ffi::OsStrExt,
         fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 use tar::EntryType;
@@ -26,6 +29,9 @@ const MAX_NAME: u64 = 4096;
 const MAX_PAX: u64 = 64 * 1024;
 /// Entries of one stream.
 const MAX_ENTRIES: u64 = 2_000_000;
+/// Bytes of folders' names and links that are kept until the end. A long name makes many folders, each with all the
+/// names above it, so an archive of a few megabytes could otherwise fill the host's memory.
+const MAX_KEPT: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 /// Bytes behind the archive's end that are read and thrown away: padding to a tape block.
 const MAX_TAIL: u64 = 1 << 20;
 
@@ -82,6 +88,7 @@ pub fn unpack(stream: impl Read, into: &Path, max_bytes: u64) -> Result<Unpacked
         max_bytes,
         done: Unpacked::default(),
         links: Vec::new(),
+        kept: 0,
         dirs: HashMap::new(),
     };
     let mut long = Long::default();
@@ -166,6 +173,8 @@ struct State<'a> {
     max_bytes: u64,
     done: Unpacked,
     links: Vec<(PathBuf, PathBuf)>,
+    /// Bytes in `links` and `dirs`.
+    kept: usize,
     /// Folders and the modes that they get at the end, so that a read-only one can be filled.
     dirs: HashMap<PathBuf, u32>,
 }
@@ -200,7 +209,7 @@ impl State<'_> {
             EntryType::Directory => {
                 self.parents(&path)?;
                 self.directory(&path)?;
-                self.dirs.insert(path, mode | 0o700);
+                self.keep_directory(path, mode | 0o700)?;
             }
             EntryType::Regular | EntryType::Continuous => {
                 self.parents(&path)?;
@@ -217,6 +226,7 @@ impl State<'_> {
                     )));
                 }
                 self.parents(&path)?;
+                self.keep(path.as_os_str().len() + target.as_os_str().len())?;
                 self.links.push((path, target.to_owned()));
             }
             EntryType::Link => {
@@ -227,6 +237,23 @@ impl State<'_> {
             }
             _ => return Err(UnpackError::Kind(shown(&name))),
         }
+        Ok(())
+    }
+
+    /// Accounts for what is kept to the end: its bytes, and what a list's or map's place takes.
+    fn keep(&mut self, bytes: usize) -> Result<(), UnpackError> {
+        self.kept += bytes + size_of::<(PathBuf, PathBuf)>();
+        if self.kept > MAX_KEPT {
+            return Err(UnpackError::TooMuch(format!("{} MiB of names", MAX_KEPT >> 20)));
+        }
+        Ok(())
+    }
+
+    fn keep_directory(&mut self, path: PathBuf, mode: u32) -> Result<(), UnpackError> {
+        if !self.dirs.contains_key(&path) {
+            self.keep(path.as_os_str().len())?;
+        }
+        self.dirs.insert(path, mode);
         Ok(())
     }
 
@@ -243,7 +270,7 @@ impl State<'_> {
             made.push(part);
             if !self.dirs.contains_key(&made) {
                 self.directory(&made)?;
-                self.dirs.insert(made.clone(), 0o755);
+                self.keep_directory(made.clone(), 0o755)?;
             }
         }
         Ok(())
@@ -347,51 +374,6 @@ fn finish_file(file: &File, mode: u32, mtime: u64) -> io::Result<()> {
         let _ = file.set_modified(time);
     }
     Ok(())
-}
-
-/// A name as a path below the top; none for the top itself.
-fn relative(name: &[u8]) -> Result<Option<PathBuf>, UnpackError> {
-    if name.contains(&0) || name.len() as u64 > MAX_NAME {
-        return Err(UnpackError::Path(shown(name)));
-    }
-    let mut path = PathBuf::new();
-    for part in Path::new(OsStr::from_bytes(name)).components() {
-        match part {
-            Component::Normal(part) => path.push(part),
-            Component::CurDir => {}
-            Component::RootDir | Component::ParentDir | Component::Prefix(_) => {
-                return Err(UnpackError::Path(shown(name)));
-            }
-        }
-    }
-    Ok((!path.as_os_str().is_empty()).then_some(path))
-}
-
-/// Whether a link at this path leads to something below the top, whatever other links there are.
-fn stays(link: &Path, target: &Path) -> bool {
-    let mut depth = link.components().count() - 1;
-    let mut down = false;
-    let empty = target.as_os_str().is_empty() || target.as_os_str().as_bytes().contains(&0);
-    !empty
-        && target.components().all(|part| match part {
-            Component::Normal(_) => {
-                down = true;
-                true
-            }
-            Component::CurDir => true,
-            Component::ParentDir if !down && depth > 0 => {
-                depth -= 1;
-                true
-            }
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => false,
-        })
-}
-
-/// A guest's name, for a message: short, and without anything that a terminal would obey.
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(&name[..name.len().min(200)])
-        .escape_debug()
-        .to_string()
 }
 
 #[cfg(test)]

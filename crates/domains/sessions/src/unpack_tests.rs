@@ -213,3 +213,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn many_folders_in_few_bytes_are_refused_before_they_fill_memory() {
+    let long = |name: String| {
+        [
+            raw(b'L', b"long", b"", name.as_bytes()),
+            raw(b'0', b"x", b"", b""),
+        ]
+        .concat()
+    };
+    let (_tmp, done) = run(&archive(&[long(format!("{}f\0", "d/".repeat(256)))]));
+    assert!(matches!(done, Err(UnpackError::TooMuch(_))), "{done:?}");
+    let below = "folder/".repeat(200);
+    let entries: Vec<_> = (0..20).map(|n| long(format!("{n}/{below}f\0"))).collect();
+    let (_tmp, done) = run(&archive(&entries));
+    assert!(matches!(done, Err(UnpackError::TooMuch(_))), "{done:?}");
+}
