@@ -191,7 +191,7 @@ fn host_side() -> Vec<u8> {
         let call = host.open(&Request { op: Some(op) }).unwrap();
         host.send(call, b"input");
         host.grant(call, Channel::Output, 10);
-        if call % 2 == 0 {
+        if call.is_multiple_of(2) {
             host.cancel(call);
         }
         host.end_input(call);
