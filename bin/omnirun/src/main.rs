@@ -10,7 +10,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 /// Runs AI agents' tool calls inside microVMs on your own box.
 #[derive(Parser)]
-#[command(name = "omnirun", version, about, max_term_width = 110, arg_required_else_help = true)]
+#[command(
+    name = "omnirun",
+    version,
+    about,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,

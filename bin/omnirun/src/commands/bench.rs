@@ -51,7 +51,9 @@ enum Group {
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     crate::output::runtime()?.block_on(async {
         let host = host::open(global, "omnirun bench", None).await?;
-        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(host.data.tmp())?;
+        let dir = tempfile::Builder::new()
+            .prefix("bench-")
+            .tempdir_in(host.data.tmp())?;
         let result = measure(&host, &args, dir.path().to_path_buf()).await;
         host.engine.shutdown().await;
         let report = result?;
@@ -66,7 +68,10 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result<Report> {
     let vmm: Arc<dyn Vmm> = Arc::new(Qemu::find().await?);
-    let size = SandboxSize { vcpus: args.cpus, memory: args.memory };
+    let size = SandboxSize {
+        vcpus: args.cpus,
+        memory: args.memory,
+    };
     let setup = Setup {
         engine: host.engine.clone(),
         vmm: vmm.clone(),
@@ -80,7 +85,9 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
     };
     (setup.say)("preparing snapshots");
     let machine = host.engine.prepare(&setup.spec()).await?.machine();
-    let floor = Floor::prepare(vmm, &host.images, &setup.image, machine, &dir).await.context("cannot prepare the floor")?;
+    let floor = Floor::prepare(vmm, &host.images, &setup.image, machine, &dir)
+        .await
+        .context("cannot prepare the floor")?;
     let mut results = Vec::new();
     if args.only != Some(Group::Calls) {
         results.extend(omnirun_bench::boots(&setup, &floor).await?);
@@ -89,17 +96,37 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
         results.extend(omnirun_bench::calls(&setup, &floor).await?);
         results.push(omnirun_bench::host_side(&setup, args.reference_python.as_deref()).await?);
     }
-    Ok(Report { host: HostFacts::gather(&setup), results })
+    Ok(Report {
+        host: HostFacts::gather(&setup),
+        results,
+    })
 }
 
 fn print(report: &Report) {
     let host = &report.host;
-    println!("{} CPUs, {}, {}, Linux {}", host.cpus, host.cpu, ByteSize(host.memory), host.kernel);
-    println!("{} ({}), guest Linux {}, {}", host.vmm, host.accelerator, host.guest_kernel, host.sandbox);
+    println!(
+        "{} CPUs, {}, {}, Linux {}",
+        host.cpus,
+        host.cpu,
+        ByteSize(host.memory),
+        host.kernel
+    );
+    println!(
+        "{} ({}), guest Linux {}, {}",
+        host.vmm, host.accelerator, host.guest_kernel, host.sandbox
+    );
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["", "unit", "n", "p50", "p99", "floor p50", "ratio"]);
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["", "unit", "n", "p50", "p99", "floor p50", "ratio"]);
     for figure in &report.results {
-        let number = |value: f64| if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") };
+        let number = |value: f64| {
+            if value < 10.0 {
+                format!("{value:.2}")
+            } else {
+                format!("{value:.1}")
+            }
+        };
         table.add_row([
             figure.name.to_owned(),
             figure.unit.to_owned(),
@@ -107,7 +134,9 @@ fn print(report: &Report) {
             number(figure.p50),
             number(figure.p99),
             figure.floor_p50.map_or_else(|| "-".to_owned(), number),
-            figure.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+            figure
+                .ratio
+                .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
         ]);
     }
     for column in table.column_iter_mut().skip(2) {
