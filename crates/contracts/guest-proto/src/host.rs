@@ -169,6 +169,9 @@ impl HostEnd {
                     call.unfinished.extend_from_slice(frame.payload);
                     if frame.head.kind == Kind::Message {
                         self.unfinished -= call.unfinished.len();
+                        if !crate::amount::is_bounded(&call.unfinished) {
+                            return Err(Violation::Message(id));
+                        }
                         let reply = Reply::decode(&*call.unfinished).map_err(|_| Violation::Message(id))?;
                         self.calls.remove(&id);
                         return Ok(Some(HostEvent::Reply(id, reply)));

@@ -25,6 +25,7 @@
 //! Everything here is pure: bytes in, values out, no I/O, no clock. All of it reads bytes from a hostile guest, so each
 //! length is capped before anything is allocated for it ([`limits`]).
 
+mod amount;
 mod calls;
 pub mod frame;
 pub mod guest;

@@ -16,3 +16,5 @@ pub const MAX_PREFACE_SKIP: usize = 4 << 20;
 pub const MAX_SHELL_STATE: usize = 1 << 20;
 /// Bytes of unfinished messages that one end keeps, all calls together.
 pub const MAX_UNFINISHED: usize = 64 << 20;
+/// Entries of all lists in one reply (a directory's entries, a result's blocks): what an agent sends, and some.
+pub const MAX_REPEATED: usize = 20_000;
