@@ -29,9 +29,9 @@ fn list(count: usize) -> Outcome {
 }
 
 #[test]
-fn a_million_entries_of_two_bytes_are_refused() {
-    assert_eq!(receive(list(1_000_000)), Err(Violation::Message(1)));
-    let content = vec![Block::default(); 1_000_000];
+fn very_many_entries_of_two_bytes_are_refused() {
+    assert_eq!(receive(list(200_000)), Err(Violation::Message(1)));
+    let content = vec![Block::default(); 200_000];
     let tool = Outcome::Tool(ToolResult {
         content,
         ..ToolResult::default()
