@@ -8,6 +8,9 @@
 //! All tests share one data folder, as processes of one host do, so they also test that sharing. A test that must see a
 //! folder of its own takes [`private_data`], which has the shared image and nothing else.
 
+pub mod leftovers;
+pub mod stage;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -27,7 +30,10 @@ pub fn bin() -> PathBuf {
 /// The profile folder that this test was built into (`target/debug`, `target/release`).
 fn target_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("a test has a path");
-    exe.ancestors().nth(2).expect("tests live in <profile>/deps").to_path_buf()
+    exe.ancestors()
+        .nth(2)
+        .expect("tests live in <profile>/deps")
+        .to_path_buf()
 }
 
 /// The shared data folder, with the default image in it. Built once; the build's own lock lets many tests ask at once.
@@ -39,8 +45,14 @@ pub fn data() -> &'static Path {
             None => target_dir().join("../e2e-data"),
         };
         fs::create_dir_all(&dir).expect("the test data folder can be made");
-        let built = omnirun_in(&dir, ["image", "build"]).output().expect("omnirun starts");
-        assert!(built.status.success(), "omnirun image build: {}", text(&built.stderr));
+        let built = omnirun_in(&dir, ["image", "build"])
+            .output()
+            .expect("omnirun starts");
+        assert!(
+            built.status.success(),
+            "omnirun image build: {}",
+            text(&built.stderr)
+        );
         dir
     })
 }
@@ -83,13 +95,20 @@ where
             command.env_remove(name);
         }
     }
-    command.env("OMNIRUN_DATA_DIR", data).args(args).stdin(Stdio::null());
+    command
+        .env("OMNIRUN_DATA_DIR", data)
+        .args(args)
+        .stdin(Stdio::null());
     command
 }
 
 /// Runs it to its end and returns exit code, standard output and standard error.
 pub fn run(command: &mut Command) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("omnirun starts");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("omnirun starts");
     (status.code().unwrap_or(-1), text(&stdout), text(&stderr))
 }
 
@@ -110,7 +129,11 @@ pub fn wait_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
 /// What a data folder's sandboxes occupy on this host: VMM processes, mounts, loop devices, sockets and folders. Each
 /// entry is a line for people.
 pub fn footprint(data: &Path) -> Vec<String> {
-    let name = data.canonicalize().unwrap_or_else(|_| data.to_path_buf()).display().to_string();
+    let name = data
+        .canonicalize()
+        .unwrap_or_else(|_| data.to_path_buf())
+        .display()
+        .to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
@@ -134,5 +157,40 @@ pub fn footprint(data: &Path) -> Vec<String> {
         }
     }
     found.sort();
+    found
+}
+
+/// As [`footprint`], but without the processes of other data folders: what this folder's sandboxes left. A VMM is this
+/// folder's if it has a file of it open, for its command line names none.
+pub fn footprint_of(data: &Path) -> Vec<String> {
+    let ours = vmms_of(data);
+    let is_ours = |line: &String| match line.strip_prefix("process ") {
+        Some(rest) => rest
+            .split(':')
+            .next()
+            .is_some_and(|pid| ours.iter().any(|p| p.to_string() == pid)),
+        None => true,
+    };
+    footprint(data).into_iter().filter(is_ours).collect()
+}
+
+/// Process ids of the VMMs that have a file of this data folder open.
+pub fn vmms_of(data: &Path) -> Vec<u32> {
+    let root = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let files = fs::read_dir(entry.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut files = files.filter_map(|f| fs::read_link(f.path()).ok());
+        if text(&line).contains("qemu-system") && files.any(|f| f.starts_with(&root)) {
+            found.push(pid);
+        }
+    }
     found
 }
