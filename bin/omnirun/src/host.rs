@@ -36,7 +36,7 @@ pub async fn open(global: &Global, command: &str, pool_memory: Option<ByteSize>)
         command: command.to_owned(),
         pool_memory,
         snapshots: SnapshotLimits::default(),
-        say: Arc::new(|notice| anstream::eprintln!("omnirun: {notice}")),
+        say: Arc::new(|notice| crate::output::say(format_args!("omnirun: {notice}"))),
     })
     .await?;
     Ok(Host {

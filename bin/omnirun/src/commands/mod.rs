@@ -1,11 +1,11 @@
 //! The subcommands, one per file.
 
-pub mod run;
-pub mod worker;
-pub mod spawn;
-pub mod session;
-pub mod image;
-pub mod doctor;
-pub mod clean;
 pub mod bench;
+pub mod clean;
+pub mod doctor;
+pub mod image;
+pub mod run;
+pub mod session;
 pub mod sim;
+pub mod spawn;
+pub mod worker;

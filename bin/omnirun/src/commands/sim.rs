@@ -71,7 +71,11 @@ pub fn main(_global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         print(&report);
     }
-    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn announce(sim: &SimHandle, json: bool) {
@@ -102,7 +106,11 @@ fn print(report: &Report) {
                 call.outcome.clone(),
                 call.received.to_string(),
                 call.milliseconds.map(|ms| format!("{ms:.1}")).unwrap_or_default(),
-                if call.ok { "yes".into() } else { call.failure.clone().unwrap_or_else(|| "no".into()) },
+                if call.ok {
+                    "yes".into()
+                } else {
+                    call.failure.clone().unwrap_or_else(|| "no".into())
+                },
             ]);
         }
     }
@@ -112,5 +120,9 @@ fn print(report: &Report) {
     }
     let calls: usize = report.sessions.iter().map(|s| s.calls.len()).sum();
     let verdict = if report.ok { "all held" } else { "not all held" };
-    println!("{}: {} sessions, {calls} calls: {verdict}", report.scenario, report.sessions.len());
+    println!(
+        "{}: {} sessions, {calls} calls: {verdict}",
+        report.scenario,
+        report.sessions.len()
+    );
 }

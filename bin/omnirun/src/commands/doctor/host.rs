@@ -86,7 +86,10 @@ fn user_namespaces(max: Option<&str>, clone: Option<&str>, apparmor: Option<&str
 
 fn cgroups(unified: bool) -> Check {
     match unified {
-        true => Check::ok("cgroups", "version 2. Limits are set per process, and VMMs are ended through their pidfd"),
+        true => Check::ok(
+            "cgroups",
+            "version 2. Limits are set per process, and VMMs are ended through their pidfd",
+        ),
         false => Check::ok(
             "cgroups",
             "version 1 or hybrid. Limits are set per process, and VMMs are ended through their pidfd",

@@ -187,7 +187,7 @@ impl ServeArgs {
 pub async fn close(host: &Host) {
     for report in host.engine.shutdown().await {
         if !report.is_clean() {
-            anstream::eprintln!("omnirun: {report}; `omnirun clean` tries again");
+            crate::output::say(format_args!("omnirun: {report}; `omnirun clean` tries again"));
         }
     }
 }
