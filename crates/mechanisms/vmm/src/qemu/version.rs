@@ -29,8 +29,9 @@ impl Program {
     /// Where it is: `OMNIRUN_QEMU`, else the search path.
     pub(super) fn path() -> Result<PathBuf, VmmError> {
         let name = "qemu-system-x86_64";
-        let path = match std::env::var_os("OMNIRUN_QEMU") {
-            Some(path) => Some(PathBuf::from(path)).filter(|p| p.is_absolute() && p.is_file()),
+        let given = std::env::var_os("OMNIRUN_QEMU").map(PathBuf::from);
+        let path = match &given {
+            Some(path) => Some(path.clone()).filter(|p| p.is_absolute() && p.is_file()),
             None => {
                 let dirs = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin".into());
                 std::env::split_paths(&dirs)
@@ -39,7 +40,11 @@ impl Program {
             }
         };
         path.ok_or_else(|| VmmError::Missing {
-            program: name.into(),
+            // Who named one wants to hear which was looked for.
+            program: given.map_or_else(
+                || name.to_owned(),
+                |path| format!("OMNIRUN_QEMU={}", path.display()),
+            ),
             install: INSTALL,
         })
     }
