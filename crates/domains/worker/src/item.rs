@@ -1,25 +1,18 @@
 //! One work item, from its claim to its end. `omnirun worker` and `omnirun spawn` both end up here.
 
 use crate::{
-    config::ItemConfig,
-    desk::{Attention, Desk, Doing, Queued, until},
-    feed::Feed,
-    heartbeat::Heartbeat,
-    observe::{CallFate, WorkerEvent},
-    post::{self, Posted},
+    config::ItemConfig, desk::Desk, feed::Feed, heartbeat::Heartbeat, observe::WorkerEvent,
     shutdown::Shutdown,
 };
 use omnirun_ids::{ApiId, SessionKey};
-use omnirun_redact::{Guest, Secret};
-use omnirun_sessions::{CallOutcome, Hands, HandsError, Release, ToolCall};
-use omnirun_work_client::{SentEvent, Stopped};
+use omnirun_redact::Secret;
+use omnirun_sessions::{Hands, HandsError, Release};
+use omnirun_work_client::Stopped;
 use omnirun_work_proto::{
-    CredentialSource, LeaseEnd, Lost, Session, SessionStatus, ToolUse, WorkItem, item_credential,
-    result_event,
+    CredentialSource, LeaseEnd, Lost, Session, SessionStatus, WorkItem, item_credential,
 };
-use std::{pin::pin, sync::Arc};
+use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 /// Why an item ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,11 +125,12 @@ pub async fn serve(config: &Arc<ItemConfig>, item: &WorkItem, shutdown: &Shutdow
     end
 }
 
-struct Item<'a> {
-    config: &'a Arc<ItemConfig>,
+/// An item while it is served.
+pub(crate) struct Item<'a> {
+    pub(crate) config: &'a Arc<ItemConfig>,
     item: &'a WorkItem,
     shutdown: &'a Shutdown,
-    bearer: Secret,
+    pub(crate) bearer: Secret,
     /// Whether the bearer is the item's own token.
     token: bool,
 }
@@ -162,14 +156,30 @@ impl Item<'_> {
         let heartbeat = Heartbeat::start(self.config.clone(), self.item.id.clone(), self.bearer.clone());
         self.config.hands.warm(&key);
         let end = match self.open(&key, &heartbeat).await {
-            Ok(hands) => self.session(session, hands, &heartbeat).await,
+            Ok(hands) => {
+                let (end, hands) = self.session(&session, hands, &heartbeat).await;
+                if end == End::Drained {
+                    // Whoever asked will not wait for ever. Should the session come back before its hands are closed,
+                    // its next holder waits for that.
+                    let (end, ()) =
+                        tokio::join!(self.stop(end, &heartbeat), self.close(&session, hands, end));
+                    return end;
+                }
+                self.close(&session, hands, end).await;
+                end
+            }
             Err(end) => end,
         };
-        // A lease that moved may have been told only now; then the item is not ours to stop.
+        self.stop(end, &heartbeat).await
+    }
+
+    /// Confirms the end to the server, if it is to be confirmed.
+    async fn stop(&self, end: End, heartbeat: &Heartbeat) -> End {
         if !end.stops_item() {
             return end;
         }
-        if let Some(LeaseEnd::Lost(lost)) = self.lease_word(&heartbeat).await {
+        // A lease that moved may be told only now; then the item is not ours to stop.
+        if let Some(LeaseEnd::Lost(lost)) = self.lease_word(heartbeat).await {
             return End::Lost(lost);
         }
         self.force_stop().await;
@@ -186,7 +196,8 @@ impl Item<'_> {
             End::SessionUnavailable
         })?;
         if session.status == SessionStatus::Terminated {
-            match self.config.hands.forget(key).await {
+            let forgotten = self.unless_over(heartbeat, self.config.hands.forget(key)).await?;
+            match forgotten {
                 Ok(removed) => tracing::info!(session = %key.session, ?removed, "the session is terminated"),
                 Err(error) => {
                     tracing::warn!(session = %key.session, error = &error as &dyn std::error::Error, "cannot remove a terminated session");
@@ -196,13 +207,14 @@ impl Item<'_> {
         }
         self.check_unsupported(&session)?;
         let until = Instant::now() + self.config.timing.held;
+        let leaving = self.shutdown.winding_down();
         loop {
             match self
                 .unless_over(heartbeat, self.config.hands.open(key, &session.metadata))
                 .await?
             {
                 Ok(hands) => return Ok(hands),
-                Err(HandsError::Held { .. }) if Instant::now() < until => {
+                Err(HandsError::Held { .. }) if Instant::now() < until && !leaving.is_cancelled() => {
                     tracing::info!(session = %key.session, "another process of this host holds the session; waiting for it");
                     self.unless_over(heartbeat, sleep(self.config.timing.held_every))
                         .await?;
@@ -252,12 +264,18 @@ impl Item<'_> {
             biased;
             () = self.shutdown.stopping_hard().cancelled() => Err(End::HardStop),
             end = lease => Err(end),
+            () = self.shutdown.winding_down().cancelled(), if !self.config.wind_down.serve_on => Err(End::Drained),
             done = work => Ok(done),
         }
     }
 
-    /// Serves the session with open hands, and closes them.
-    async fn session(&self, session: ApiId, mut hands: Box<dyn Hands>, heartbeat: &Heartbeat) -> End {
+    /// Serves the session with open hands.
+    async fn session(
+        &self,
+        session: &ApiId,
+        mut hands: Box<dyn Hands>,
+        heartbeat: &Heartbeat,
+    ) -> (End, Box<dyn Hands>) {
         let feed = Feed::start(self.config.clone(), session.clone(), self.bearer.clone());
         let mut desk = Desk::new(
             self.config.clone(),
@@ -266,213 +284,17 @@ impl Item<'_> {
             heartbeat.view.clone(),
             self.shutdown.clone(),
         );
-        let end = self.turns(&mut desk, &session, hands.as_mut()).await;
-        drop(desk);
+        let end = self.turns(&mut desk, session, hands.as_mut()).await;
+        (end, hands)
+    }
+
+    async fn close(&self, session: &ApiId, hands: Box<dyn Hands>, end: End) {
         match timeout(self.config.timing.close, hands.close(end.release())).await {
             Ok(Ok(removed)) => tracing::debug!(session = %session, ?removed, "session closed"),
             Ok(Err(error)) => {
                 tracing::error!(session = %session, error = &error as &dyn std::error::Error, "closing the session failed");
             }
             Err(_) => tracing::error!(session = %session, "closing the session takes too long"),
-        }
-        end
-    }
-
-    /// One call after the other, until the item has to end.
-    async fn turns(&self, desk: &mut Desk, session: &ApiId, hands: &mut dyn Hands) -> End {
-        loop {
-            if let Some(end) = desk.over() {
-                return end;
-            }
-            if let Some(winding) = desk.winding() {
-                let go_on = winding.rules.serve_on && !desk.at_rest() && Instant::now() < winding.tool_until;
-                if !go_on {
-                    return winding.end;
-                }
-            }
-            if let Some(queued) = desk.next() {
-                if let Some(end) = self.call(desk, session, hands, queued).await {
-                    return end;
-                }
-                continue;
-            }
-            match desk.attend(Doing::Nothing).await {
-                Attention::Nothing | Attention::ToolTime => {}
-                Attention::End(end) => return end,
-                Attention::Idle => return End::Idle,
-            }
-        }
-    }
-
-    /// Runs a call and posts its result. Says why the item has to end at once, if it has to.
-    async fn call(
-        &self,
-        desk: &mut Desk,
-        session: &ApiId,
-        hands: &mut dyn Hands,
-        queued: Queued,
-    ) -> Option<End> {
-        let Queued { call, received } = queued;
-        let observer = &self.config.observer;
-        observer.event(&WorkerEvent::CallStarted {
-            session,
-            call: &call.id,
-            tool: &call.name,
-        });
-        let asked = ToolCall {
-            id: call.id.clone(),
-            name: call.name.clone(),
-            input: call.input.clone(),
-        };
-        let begun = Instant::now();
-        let ran = self.run(desk, hands, &asked).await;
-        let took = begun.elapsed();
-        let until_post = received.elapsed();
-        let (outcome, fate, end) = match ran {
-            Err(end) => (None, CallFate::Ended, end),
-            Ok(outcome) => match desk.over() {
-                Some(end) => (Some(outcome), CallFate::Ended, Some(end)),
-                None => {
-                    let (fate, end) = match desk.router.still_due(&call) {
-                        Ok(()) => {
-                            let event =
-                                result_event(&call.id, call.kind, outcome.is_error, outcome.content_json());
-                            self.post(desk, session, &call, &SentEvent::new(&event)).await
-                        }
-                        Err(_) => (CallFate::NotDue, None),
-                    };
-                    (Some(outcome), fate, end)
-                }
-            },
-        };
-        let answered = matches!(fate, CallFate::Posted | CallFate::NotDue);
-        if answered && let Err(error) = hands.posted(&call.id).await {
-            tracing::warn!(session = %session, call = %call.id, error = &error as &dyn std::error::Error, "cannot record that a result was posted");
-        }
-        desk.finished(&call.id, answered);
-        let nothing = CallOutcome {
-            is_error: true,
-            content: Guest(String::new()),
-            sandbox: None,
-            exit_code: None,
-            timings: Vec::new(),
-        };
-        let outcome = outcome.unwrap_or(nothing);
-        tracing::info!(
-            session = %session, call = %call.id, tool = call.name, sandbox = outcome.sandbox,
-            ms = took.as_millis() as u64, exit = outcome.exit_code, error = outcome.is_error, ?fate, "call"
-        );
-        observer.event(&WorkerEvent::CallFinished {
-            session,
-            call: &call.id,
-            tool: &call.name,
-            sandbox: outcome.sandbox.as_deref(),
-            exit_code: outcome.exit_code,
-            is_error: outcome.is_error,
-            took,
-            until_post,
-            timings: &outcome.timings,
-            fate,
-        });
-        end
-    }
-
-    /// Runs the tool while attending to the desk. No outcome: the item ends (with the reason), or there is nothing to
-    /// post (without one).
-    async fn run(
-        &self,
-        desk: &mut Desk,
-        hands: &mut dyn Hands,
-        asked: &ToolCall,
-    ) -> Result<CallOutcome, Option<End>> {
-        let cancel = CancellationToken::new();
-        let mut running = pin!(hands.call(asked, cancel.clone()));
-        let mut give_up = None::<Instant>;
-        let answer = loop {
-            let doing = if give_up.is_some() {
-                Doing::Finishing
-            } else {
-                Doing::Tool
-            };
-            // An outcome that is there counts, before anything that came at the same time: it is durable already.
-            let attention = tokio::select! {
-                biased;
-                answer = &mut running => break answer,
-                () = until(give_up) => {
-                    tracing::error!(call = %asked.id, "a cancelled call does not end; its sandbox is killed");
-                    return Err(desk.winding().map(|w| w.end));
-                }
-                attention = desk.attend(doing) => attention,
-            };
-            match attention {
-                // Dropping the future and closing the hands is what kills at once.
-                Attention::End(end) => return Err(Some(end)),
-                Attention::ToolTime => {
-                    tracing::info!(call = %asked.id, "cancelling the running call");
-                    cancel.cancel();
-                    give_up = Some(Instant::now() + self.config.timing.cancel);
-                }
-                Attention::Nothing | Attention::Idle => {}
-            }
-        };
-        match answer {
-            Ok(outcome) => Ok(outcome),
-            Err(HandsError::Cancelled) => Err(None),
-            Err(HandsError::Answered { .. }) => {
-                tracing::info!(call = %asked.id, "the journal says that this call has been answered");
-                desk.finished(&asked.id, true);
-                Err(None)
-            }
-            Err(error) => {
-                tracing::error!(call = %asked.id, error = &error as &dyn std::error::Error, "a call could not be run");
-                Ok(failure(&error))
-            }
-        }
-    }
-
-    /// Posts a result while attending to the desk.
-    async fn post(
-        &self,
-        desk: &mut Desk,
-        session: &ApiId,
-        call: &ToolUse,
-        event: &SentEvent,
-    ) -> (CallFate, Option<End>) {
-        let lease = desk.lease.clone();
-        let mut posting = pin!(post::post(
-            self.config,
-            session,
-            &self.bearer,
-            &call.id,
-            event,
-            &lease
-        ));
-        let mut bound = None::<Instant>;
-        loop {
-            if bound.is_none() {
-                bound = desk.winding().map(|w| Instant::now() + w.rules.post);
-            }
-            // Dropping the post leaves its fate unknown, which the next history settles.
-            let attention = tokio::select! {
-                biased;
-                posted = &mut posting => {
-                    let fate = match posted {
-                        Posted::Yes => CallFate::Posted,
-                        Posted::Refused => CallFate::Refused,
-                        Posted::GaveUp => CallFate::Unposted,
-                    };
-                    return (fate, None);
-                }
-                () = until(bound) => return (CallFate::Unposted, None),
-                attention = desk.attend(Doing::Finishing) => attention,
-            };
-            if let Attention::End(end) = attention {
-                return (CallFate::Ended, Some(end));
-            }
-            // Our own result came back on the stream, though its post has not been answered.
-            if desk.router.still_due(call).is_err() {
-                return (CallFate::Posted, None);
-            }
         }
     }
 
@@ -498,20 +320,5 @@ impl Item<'_> {
             }
             Err(_) => tracing::warn!(work = %self.item.id, "cannot stop the item in time"),
         }
-    }
-}
-
-/// What the model is told when OmniRun itself has failed. The cause is for the host's log alone.
-fn failure(error: &HandsError) -> CallOutcome {
-    let text = format!(
-        "The sandbox host could not run this call ({error}). Nothing is known to have run. It may work if you try \
-         again; if it does not, this host needs its operator."
-    );
-    CallOutcome {
-        is_error: true,
-        content: Guest(serde_json::json!([{ "type": "text", "text": text }]).to_string()),
-        sandbox: None,
-        exit_code: None,
-        timings: Vec::new(),
     }
 }

@@ -30,6 +30,7 @@ mod item;
 mod observe;
 mod post;
 mod shutdown;
+mod turns;
 mod worker;
 
 pub use config::{ItemConfig, Timing, WindDown, WorkerConfig};
