@@ -1,0 +1,302 @@
+//! Damaged, missing and misplaced state: one clear line and the right exit code, or made anew with a word; and nothing
+//! is left behind.
+
+use omnirun_e2e::{footprint_of, omnirun_in, private_data, run};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const RUN: [&str; 6] = ["run", "--memory", "256M", "--", "echo", "fine"];
+
+/// Runs it where it cannot work: exit 125, nothing on standard output, one line with these words, nothing left.
+fn refused(what: &str, dir: &Path, command: &mut Command, words: &[&str]) {
+    let (code, out, err) = run(command);
+    assert_eq!((code, out.as_str()), (125, ""), "{what}: {err}");
+    assert_eq!(err.lines().count(), 1, "{what}: {err}");
+    for word in words {
+        assert!(err.contains(word), "{what}: {word}: {err}");
+    }
+    assert_eq!(footprint_of(dir), Vec::<String>::new(), "{what}");
+}
+
+/// Runs it where it can work after all, with a word about what was done.
+fn mended(what: &str, dir: &Path, word: &str) {
+    let (code, out, err) = run(&mut omnirun_in(dir, RUN));
+    assert_eq!((code, out.as_str()), (0, "fine\n"), "{what}: {err}");
+    assert!(err.contains(word), "{what}: {word}: {err}");
+    assert_eq!(footprint_of(dir), Vec::<String>::new(), "{what}");
+}
+
+/// Puts other bytes in a file's place; the old file, which other folders share by hard links, stays as it is.
+fn replace(path: &Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let bytes = change(fs::read(path).expect("it is there"));
+    fs::remove_file(path).expect("it is ours");
+    fs::write(path, bytes).expect("it can be written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+}
+
+fn half(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.len() / 2);
+    bytes
+}
+
+/// The file of a part of the default image.
+fn blob(dir: &Path, part: &str) -> PathBuf {
+    let manifest = fs::read(dir.join("images/templates/default.json")).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    let part = &manifest[part];
+    let digest = part["image"]["digest"]
+        .as_str()
+        .or_else(|| part["image"]["sha256"].as_str());
+    dir.join("images/blobs")
+        .join(digest.unwrap_or_else(|| panic!("{part}")))
+}
+
+fn snapshot_folder(dir: &Path) -> PathBuf {
+    let all = fs::read_dir(dir.join("snapshots"))
+        .expect("it is there")
+        .flatten();
+    let mut folders = all.map(|e| e.path()).filter(|p| p.is_dir());
+    let one = folders.next().expect("a snapshot");
+    assert_eq!(folders.next(), None);
+    one
+}
+
+#[test]
+fn a_damaged_image_names_the_command_that_mends_it() {
+    let mend = "omnirun image build --force default";
+    for (what, part) in [("kernel", "kernel"), ("base disk", "base")] {
+        let private = private_data();
+        let dir = private.path();
+        let path = blob(dir, part);
+        replace(&path, half);
+        refused(what, dir, &mut omnirun_in(dir, RUN), &[what, mend]);
+        fs::remove_file(&path).expect("it is ours");
+        refused(what, dir, &mut omnirun_in(dir, RUN), &[what, mend]);
+    }
+    let private = private_data();
+    let dir = private.path();
+    let manifest = dir.join("images/templates/default.json");
+    for change in [half, |_| Vec::new(), |_| b"{}".to_vec(), |_| vec![0xff; 5000]] {
+        let whole = fs::read(&manifest).expect("it is there");
+        replace(&manifest, change);
+        refused("manifest", dir, &mut omnirun_in(dir, RUN), &["manifest", mend]);
+        fs::write(&manifest, whole).expect("it can be written");
+    }
+    fs::remove_file(&manifest).expect("it is ours");
+    refused(
+        "none",
+        dir,
+        &mut omnirun_in(dir, RUN),
+        &["omnirun image build default"],
+    );
+}
+
+#[test]
+fn a_damaged_or_foreign_snapshot_is_made_anew_with_a_word() {
+    let private = private_data();
+    let dir = private.path();
+    mended("first", dir, "first use of this size");
+    let folder = snapshot_folder(dir);
+    replace(&folder.join("state"), half);
+    mended("state", dir, "making the snapshot anew");
+    // Somebody says that it is another VMM's, or another CPU's: the seal does not hold.
+    for (from, to) in [
+        ("\\\"cpu\\\":\\\"", "\\\"cpu\\\":\\\"x"),
+        ("\\\"driver_version\\\":\\\"", "\\\"driver_version\\\":\\\"99"),
+    ] {
+        let edit = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).expect("text");
+            assert!(text.contains(from), "{text}");
+            text.replacen(from, to, 1).into_bytes()
+        };
+        replace(&folder.join("manifest.json"), edit);
+        mended(from, dir, "making the snapshot anew");
+    }
+    fs::write(dir.join("snapshot.key"), "short").expect("it is ours");
+    refused(
+        "bad key",
+        dir,
+        &mut omnirun_in(dir, RUN),
+        &["snapshot.key", "damaged"],
+    );
+    // Without the key nothing that was made with it is trusted.
+    fs::remove_file(dir.join("snapshot.key")).expect("it is there");
+    mended("no key", dir, "making the snapshot anew");
+    // And what is whole is used without a word.
+    let (code, out, err) = run(&mut omnirun_in(dir, RUN));
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "fine\n", ""));
+}
+
+#[test]
+fn without_a_vmm_the_first_line_says_what_to_install() {
+    let private = private_data();
+    let dir = private.path();
+    refused(
+        "nowhere",
+        dir,
+        omnirun_in(dir, RUN).env("OMNIRUN_QEMU", "/nonexistent/qemu"),
+        &["/nonexistent/qemu"],
+    );
+    refused(
+        "not in PATH",
+        dir,
+        omnirun_in(dir, RUN)
+            .env_remove("OMNIRUN_QEMU")
+            .env("PATH", "/nonexistent"),
+        &["qemu-system-x86_64", "install"],
+    );
+    refused(
+        "something else",
+        dir,
+        omnirun_in(dir, RUN).env("OMNIRUN_QEMU", "/bin/true"),
+        &["refused --version"],
+    );
+}
+
+/// A tmpfs, gone at the end. None if we may not mount.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn new(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = format!("size={size},mode=700");
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "e2e"])
+            .arg(dir.path())
+            .output();
+        done.is_ok_and(|o| o.status.success()).then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// What is in the run folders; the mount itself is the test's.
+fn left(dir: &Path) -> Vec<String> {
+    let mut all = footprint_of(dir);
+    all.retain(|line| !line.starts_with("mount e2e "));
+    all
+}
+
+#[test]
+fn a_full_or_read_only_data_folder_is_one_line() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not root: what a full data folder does is not tested");
+        return;
+    }
+    let shared = private_data();
+    let images = fs::read_dir(shared.path().join("images/blobs"))
+        .expect("blobs")
+        .flatten();
+    let bytes: u64 = images.map(|e| e.metadata().expect("it is there").len()).sum();
+    // The image fits, its snapshot does not.
+    let Some(full) = Tmpfs::new(&format!("{}k", (bytes >> 10) + (40 << 10))) else {
+        eprintln!("may not mount: what a full data folder does is not tested");
+        return;
+    };
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(shared.path().join("images"))
+        .arg(full.path())
+        .status()
+        .expect("cp starts");
+    assert!(copied.success());
+    let (code, out, err) = run(&mut omnirun_in(full.path(), RUN));
+    assert_eq!((code, out.as_str()), (125, ""), "{err}");
+    assert!(err.contains("free") && err.lines().count() == 1, "{err}");
+    assert_eq!(left(full.path()), Vec::<String>::new());
+
+    // To the last byte.
+    let filler = fs::File::create(full.path().join("images/filler")).expect("it can be made");
+    let mut chunk = vec![1u8; 1 << 20];
+    while chunk.len() > 100 {
+        if std::io::Write::write_all(&mut &filler, &chunk).is_err() {
+            chunk.truncate(chunk.len() / 16);
+        }
+    }
+    let (code, out, err) = run(&mut omnirun_in(full.path(), RUN));
+    assert_eq!((code, out.as_str()), (125, ""), "{err}");
+    assert!(err.lines().count() == 1, "{err}");
+    drop(filler);
+    fs::remove_file(full.path().join("images/filler")).expect("it is ours");
+    assert_eq!(left(full.path()), Vec::<String>::new());
+
+    let remounted = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(full.path())
+        .status()
+        .expect("mount starts");
+    assert!(remounted.success());
+    let (code, out, err) = run(&mut omnirun_in(full.path(), RUN));
+    assert_eq!((code, out.as_str()), (125, ""), "{err}");
+    assert!(err.contains("ead-only") && err.lines().count() == 1, "{err}");
+    assert_eq!(left(full.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_place_that_is_no_data_folder_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").expect("it can be written");
+    for place in [
+        &file,
+        &file.join("below"),
+        &PathBuf::from("/proc/omnirun"),
+        &PathBuf::from("/sys"),
+    ] {
+        let (code, out, err) = run(&mut omnirun_in(place, RUN));
+        assert_eq!(
+            (code, out.as_str(), err.lines().count()),
+            (125, "", 1),
+            "{place:?}: {err}"
+        );
+        assert!(err.contains(&*place.to_string_lossy()), "{place:?}: {err}");
+    }
+    // A folder full of something else.
+    let (code, _, err) = run(&mut omnirun_in(dir.path(), RUN));
+    assert_eq!((code, err.lines().count()), (125, 1), "{err}");
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
+    assert_eq!(
+        fs::read_dir(dir.path())
+            .expect("it is there")
+            .filter(|e| {
+                !e.as_ref()
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with('.')
+            })
+            .count(),
+        1
+    );
+    // A layout of a later version.
+    let private = private_data();
+    assert_eq!(run(&mut omnirun_in(private.path(), ["clean"])).0, 0);
+    fs::write(private.path().join("layout"), "99\n").expect("it is ours");
+    let (code, _, err) = run(&mut omnirun_in(private.path(), RUN));
+    assert_eq!((code, err.lines().count()), (125, 1), "{err}");
+    assert!(err.contains("99"), "{err}");
+    fs::write(private.path().join("layout"), "1\n").expect("it is ours");
+    // A database that is none.
+    fs::write(private.path().join("state.db"), vec![7u8; 9000]).expect("it is ours");
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(private.path().join(format!("state.db{suffix}")));
+    }
+    refused(
+        "database",
+        private.path(),
+        &mut omnirun_in(private.path(), RUN),
+        &["state database", "not a database"],
+    );
+}
