@@ -77,7 +77,12 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         let exit = async {
             let hands = args.serve.hands(&host)?;
             // Without an image or a VMM that works every session would fail: better not to claim any.
-            args.serve.prepare(&host, &connection).await?;
+            tokio::select! {
+                biased;
+                // What was begun is dropped, and ended with the engine.
+                () = shutdown.winding_down().cancelled() => return Ok(Exit::Stopped),
+                prepared = args.serve.prepare(&host, &connection) => prepared?,
+            }
             let config = Arc::new(WorkerConfig {
                 item: Arc::new(ItemConfig {
                     client: connection.client.clone(),

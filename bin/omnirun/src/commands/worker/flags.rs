@@ -138,7 +138,7 @@ pub struct ServeArgs {
     pub seed: Option<PathBuf>,
     /// Give a session's work item up when its turn has been over for so long; 0 is never. Its next message queues new
     /// work, and its disk is still here then.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", env = "OMNIRUN_MAX_IDLE", value_parser = duration)]
     pub max_idle: Duration,
 }
 
