@@ -57,7 +57,9 @@ fn started(script: &str) -> (Child, BufReader<ChildStdout>) {
 fn a_memory_hog_is_killed_and_the_rest_lives() {
     let out = survives(
         "memory hog",
-        "python3 -c 'x=[]\nwhile True: x.append(bytearray(b\"x\"*(1<<20)))'; echo hog $?; echo alive",
+        // A hog with a small program of its own. One with a large program can push its own pages out and back in for
+        // long before the kernel gives up (docs/limitations.md); its time limit holds all the same.
+        "tail /dev/zero; echo hog $?; echo alive",
     );
     assert!(out.contains("hog 137"), "{out}");
 }

@@ -274,6 +274,7 @@ async fn a_lost_answer_to_a_post_is_not_a_second_result_when_the_echo_came() {
     api.script("send", [support::Reply::Lost]);
     let worker = Setup {
         max_idle: Some(ms(100)),
+        transport_pace: 1.0, // the echo has to come within the pause before the next try
         ..Setup::default()
     }
     .start(&api);

@@ -50,12 +50,12 @@ pub fn timing() -> Timing {
     }
 }
 
-pub fn client(api: &Api) -> Client {
+fn client(api: &Api, pace: f64) -> Client {
     Client::new(ClientConfig {
         base: api.url.parse().unwrap(),
         user_agent: "omnirun/test".into(),
         limits: Limits {
-            pace: PACE,
+            pace,
             ..Limits::default()
         },
     })
@@ -77,6 +77,8 @@ pub struct Setup {
     pub timing: Timing,
     pub wind_down: WindDown,
     pub key: Option<&'static str>,
+    /// The pace of the pauses between a request's tries.
+    pub transport_pace: f64,
 }
 
 impl Default for Setup {
@@ -94,6 +96,7 @@ impl Default for Setup {
                 total: ms(3000),
             },
             key: Some(KEY),
+            transport_pace: PACE,
         }
     }
 }
@@ -101,7 +104,7 @@ impl Default for Setup {
 impl Setup {
     pub fn item_config(&self, api: &Api) -> Arc<ItemConfig> {
         Arc::new(ItemConfig {
-            client: client(api),
+            client: client(api, self.transport_pace),
             environment: "env_1".parse().unwrap(),
             key: self.key.map(Secret::new),
             hands: Arc::new(self.hands.clone()),
