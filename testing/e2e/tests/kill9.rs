@@ -142,7 +142,8 @@ fn a_run_that_is_killed_at_any_point_leaves_nothing() {
     }
     host.nothing_left_after("the snapshot is made anew", Next::Run);
 
-    let points: [(&str, &str, fn(&Host) -> bool); 4] = [
+    type Point<'a> = (&'a str, &'a str, fn(&Host) -> bool);
+    let points: [Point<'_>; 4] = [
         ("before the VMM", "true", |h| owners(h.data()) > 0),
         ("the row is there", "true", |h| !h.vms().is_empty()),
         ("loading", "sleep 60", |h| !vmms(h.data()).is_empty()),
