@@ -37,9 +37,19 @@ pub enum IdError {
     Digest,
 }
 
-fn check(kind: &'static str, s: &str, max: usize, allowed: &'static str, ok: fn(char) -> bool) -> Result<(), IdError> {
+fn check(
+    kind: &'static str,
+    s: &str,
+    max: usize,
+    allowed: &'static str,
+    ok: fn(char) -> bool,
+) -> Result<(), IdError> {
     if s.is_empty() || s.len() > max {
-        return Err(IdError::Length { kind, max, len: s.len() });
+        return Err(IdError::Length {
+            kind,
+            max,
+            len: s.len(),
+        });
     }
     match s.chars().find(|c| !ok(*c)) {
         Some(found) => Err(IdError::Character { kind, allowed, found }),
@@ -146,8 +156,14 @@ impl From<[u8; 32]> for Digest {
 impl FromStr for Digest {
     type Err = IdError;
     fn from_str(s: &str) -> Result<Self, IdError> {
-        let ok = s.len() == 64 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if ok { Ok(Self(s.to_owned())) } else { Err(IdError::Digest) }
+        let ok = s.len() == 64
+            && s.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if ok {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(IdError::Digest)
+        }
     }
 }
 

@@ -35,7 +35,9 @@ impl FromStr for ByteSize {
     fn from_str(s: &str) -> Result<Self, SizeError> {
         let err = || SizeError(s.to_owned());
         let t = s.trim();
-        let split = t.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(t.len());
+        let split = t
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(t.len());
         let (number, unit) = t.split_at(split);
         let shift = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 0,
@@ -50,7 +52,11 @@ impl FromStr for ByteSize {
         }
         let n: f64 = number.parse().map_err(|_| err())?;
         let bytes = n * (1u64 << shift) as f64;
-        if bytes.is_finite() && bytes < u64::MAX as f64 { Ok(Self(bytes as u64)) } else { Err(err()) }
+        if bytes.is_finite() && bytes < u64::MAX as f64 {
+            Ok(Self(bytes as u64))
+        } else {
+            Err(err())
+        }
     }
 }
 
@@ -80,7 +86,13 @@ mod tests {
 
     #[test]
     fn reads_what_people_type() {
-        for (text, bytes) in [("512M", 512 << 20), ("1GiB", 1 << 30), ("1.5g", 3 << 29), ("4096", 4096), ("2 kb", 2048)] {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("1GiB", 1 << 30),
+            ("1.5g", 3 << 29),
+            ("4096", 4096),
+            ("2 kb", 2048),
+        ] {
             assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
         }
         for bad in ["", "G", "1X", "-1G", "99999999999T", "1.2.3M"] {
