@@ -87,7 +87,7 @@ fn mirror_url(text: &str) -> Result<String, String> {
         .iter()
         .any(|scheme| text.starts_with(scheme));
     if !ok || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("give a URL, for example http://deb.debian.org/debian".to_owned());
+        return Err("give a URL, for example http://mirror.example/debian".to_owned());
     }
     Ok(text.to_owned())
 }
