@@ -92,8 +92,8 @@ fn clones_lay_their_processes_out_differently() {
                 .collect()
         })
         .collect();
-    for process in 0..3 {
-        let (a, b) = (&layouts[0][process], &layouts[1][process]);
+    assert!(layouts.iter().all(|of_clone| of_clone.len() == 3));
+    for (process, (a, b)) in layouts[0].iter().zip(&layouts[1]).enumerate() {
         for name in ["[stack]", "[heap]", "[vdso]"] {
             assert_ne!(a[name], b[name], "{name} of process {process}");
         }
