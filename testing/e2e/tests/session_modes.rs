@@ -1,5 +1,7 @@
 //! Sessions over real guests: what carries over from call to call in either mode, and what survives which death.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use omnirun_e2e::{data, wait_until};
 use omnirun_ids::{ByteSize, SessionKey};
 use omnirun_images::ImageStore;
