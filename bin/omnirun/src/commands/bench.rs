@@ -31,7 +31,7 @@ pub struct Args {
     /// Memory of a sandbox.
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     memory: ByteSize,
-    /// Take only figures whose name contains this: `boots` or `calls`.
+    /// Take only these figures.
     #[arg(long, value_enum)]
     only: Option<Group>,
     /// A Python that has the official `anthropic` package: compares a tool call's host side with the official worker's.
