@@ -1,7 +1,7 @@
 //! The data folder: where it is, that it is ours, private and local, and what is in it.
 
 use crate::{
-    atomic::{FileLock, write_atomic},
+    atomic::{self, FileLock, write_atomic},
     error::{StoreError, file},
 };
 use std::{
@@ -154,6 +154,27 @@ impl DataDir {
         Ok(s.f_bavail.saturating_mul(s.f_frsize))
     }
 
+    /// Files that processes were writing when they were killed.
+    pub fn unfinished(&self) -> Vec<PathBuf> {
+        let folders = self.written_to();
+        folders.iter().flat_map(|f| atomic::unfinished(f)).collect()
+    }
+
+    /// Removes the files that processes were writing when they were killed; returns their paths.
+    pub fn sweep_unfinished(&self) -> Vec<PathBuf> {
+        let folders = self.written_to();
+        folders.iter().flat_map(|f| atomic::sweep_unfinished(f)).collect()
+    }
+
+    /// The folders in which an [`Unfinished`](crate::Unfinished) may be.
+    fn written_to(&self) -> Vec<PathBuf> {
+        let images = self.images();
+        let mut folders = vec![self.root.clone(), images.join("blobs"), images.join("templates")];
+        let snapshots = fs::read_dir(self.snapshots()).into_iter().flatten().flatten();
+        folders.extend(snapshots.map(|e| e.path()).filter(|p| p.is_dir()));
+        folders
+    }
+
     fn subfolder(&self, name: &str) -> Result<(), StoreError> {
         let path = self.root.join(name);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -252,8 +273,15 @@ fn type_of_mount(line: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A new data folder, gone with the first of the two.
+    pub(crate) fn dir() -> (tempfile::TempDir, DataDir) {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(Some(tmp.path().join("d"))).unwrap();
+        (tmp, dir)
+    }
 
     #[test]
     fn makes_a_private_folder_and_opens_it_again() {

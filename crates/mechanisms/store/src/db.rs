@@ -3,6 +3,7 @@
 use crate::{atomic::FileLock, data_dir::DataDir, error::StoreError};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::{
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,6 +26,7 @@ const MIGRATIONS: [&[&str]; 1] = [&[
 #[derive(Clone)]
 pub struct Db {
     connection: Arc<Mutex<Connection>>,
+    path: Arc<Path>,
 }
 
 impl std::fmt::Debug for Db {
@@ -39,8 +41,8 @@ impl Db {
     /// # Errors
     /// [`StoreError::Newer`] if a newer release wrote it, [`StoreError::Db`] otherwise.
     pub fn open(dir: &DataDir) -> Result<Self, StoreError> {
-        let db = |step| move |source| StoreError::Db { step, source };
         let path = dir.database();
+        let db = |step| failed(&path, step);
         // Changing to WAL and migrating do not wait for each other in SQLite, so openers queue here.
         let lock = FileLock::exclusive(&dir.root().join(".lock"))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -62,6 +64,7 @@ impl Db {
         drop(lock);
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
+            path: path.into(),
         })
     }
 
@@ -74,7 +77,7 @@ impl Db {
         step: &'static str,
         run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        run(&self.lock()).map_err(|source| StoreError::Db { step, source })
+        run(&self.lock()).map_err(failed(&self.path, step))
     }
 
     /// Runs a transaction that holds the write lock from its first statement on, so that what it reads is still true
@@ -94,7 +97,7 @@ impl Db {
             tx.commit()?;
             Ok(value)
         };
-        inner(&mut connection).map_err(|source| StoreError::Db { step, source })
+        inner(&mut connection).map_err(failed(&self.path, step))
     }
 
     /// A panic in a closure leaves no half-done transaction (it is rolled back when dropped), so a poisoned lock is
@@ -104,8 +107,17 @@ impl Db {
     }
 }
 
-fn migrate(connection: &mut Connection, path: &std::path::Path) -> Result<(), StoreError> {
-    let db = |step| move |source| StoreError::Db { step, source };
+/// Adapts an error of SQLite's, which does not say whose it is.
+fn failed<'a>(path: &'a Path, step: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError + 'a {
+    move |source| StoreError::Db {
+        step,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let db = |step| failed(path, step);
     let known = MIGRATIONS.len() as i64;
     let tx = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -133,12 +145,7 @@ fn migrate(connection: &mut Connection, path: &std::path::Path) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dir() -> (tempfile::TempDir, DataDir) {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(Some(tmp.path().join("d"))).unwrap();
-        (tmp, dir)
-    }
+    use crate::data_dir::tests::dir;
 
     /// The schema that a database of each version has. If this fails because of a change that you want: before the
     /// first release edit the file in golden/ (UPDATE_GOLDEN=1 does it); afterwards add a migration.
@@ -170,6 +177,17 @@ mod tests {
             .with("x", |c| c.pragma_update(None, "user_version", 99))
             .unwrap();
         assert!(matches!(Db::open(&dir), Err(StoreError::Newer { found: 99, .. })));
+    }
+
+    #[test]
+    fn a_database_that_is_none_is_named() {
+        let (_tmp, dir) = dir();
+        std::fs::write(dir.database(), vec![7u8; 9000]).unwrap();
+        let error = Db::open(&dir).unwrap_err();
+        assert!(
+            error.to_string().contains(&*dir.database().to_string_lossy()),
+            "{error}"
+        );
     }
 
     #[test]

@@ -64,10 +64,12 @@ pub enum StoreError {
         what: String,
     },
     /// The database.
-    #[error("the database failed to {step}")]
+    #[error("the database {path} failed to {step}")]
     Db {
         /// What was being done.
         step: &'static str,
+        /// Its file.
+        path: PathBuf,
         /// The cause.
         #[source]
         source: rusqlite::Error,

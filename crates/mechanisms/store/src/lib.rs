@@ -28,7 +28,7 @@ mod owner;
 pub mod sessions;
 mod vms;
 
-pub use atomic::{FileLock, sync_dir, write_atomic};
+pub use atomic::{FileLock, Unfinished, sync_dir, write_atomic};
 pub use data_dir::DataDir;
 pub use db::Db;
 pub use error::StoreError;

@@ -211,12 +211,7 @@ fn read_info(path: &Path) -> Option<OwnerInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn dir() -> (tempfile::TempDir, DataDir) {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(Some(tmp.path().join("d"))).unwrap();
-        (tmp, dir)
-    }
+    use crate::data_dir::tests::dir;
 
     #[test]
     fn the_lock_says_who_lives() {

@@ -194,12 +194,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<VmRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DataDir, Owner};
+    use crate::{Owner, data_dir::tests::dir};
 
     #[test]
     fn rows_live_from_before_the_start_to_after_the_end() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(Some(tmp.path().join("d"))).unwrap();
+        let (_tmp, dir) = dir();
         let owner = Owner::register(&dir, "x").unwrap();
         let vms = Vms::new(&Db::open(&dir).unwrap());
         let row = VmRow {

@@ -1,0 +1,92 @@
+use super::*;
+use std::{io::Read, os::fd::AsFd};
+
+fn sh(script: &str, change: impl Fn(&mut Spawn<'_>)) -> Result<String, SpawnError> {
+    let (read, write) = io::pipe().expect("a pipe");
+    let null = std::fs::File::open("/dev/null").expect("the null device");
+    let args: Vec<_> = ["sh", "-c", script]
+        .iter()
+        .map(|a| CString::new(*a).expect("no NUL"))
+        .collect();
+    let fds = [null.as_fd(), write.as_fd(), write.as_fd()];
+    let mut what = Spawn {
+        program: c"/bin/sh",
+        args: &args,
+        fds: &fds,
+        limits: &[],
+        oom_score_adj: None,
+        user_namespace: None,
+        unshare: 0,
+        credentials: None,
+        landlock: None,
+    };
+    change(&mut what);
+    let spawned = spawn(&what)?;
+    drop(write);
+    let mut out = String::new();
+    let mut read = read;
+    read.read_to_string(&mut out).expect("the pipe is read");
+    let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
+    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).expect("it is waited for");
+    Ok(out)
+}
+
+#[test]
+fn hands_over_only_what_is_named() {
+    // A descriptor that a careless exec would hand on.
+    let (leaky, _other) = io::pipe().expect("a pipe");
+    rustix::io::fcntl_setfd(&leaky, rustix::io::FdFlags::empty()).expect("the flag is cleared");
+    let out = sh(
+        "for n in $(seq 0 99); do [ -e /proc/$$/fd/$n ] && echo $n; done; wc -c < /proc/$$/environ",
+        |_| {},
+    );
+    let out = out.expect("it starts");
+    // 10 is where this shell keeps a redirected descriptor meanwhile.
+    let lines: Vec<_> = out.lines().filter(|l| *l != "10").collect();
+    assert_eq!(
+        lines,
+        ["0", "1", "2", "0"],
+        "descriptors 0 to 2 and an empty environment"
+    );
+}
+
+#[test]
+fn takes_a_session_limits_and_scores() {
+    let out = sh("ulimit -c; cat /proc/$$/oom_score_adj; grep -E NoNewPrivs /proc/$$/status; cut -d' ' -f6 /proc/$$/stat; echo $$", |w| {
+        w.limits = &[(libc::RLIMIT_CORE, 0, 0)];
+        w.oom_score_adj = Some("700");
+    })
+    .expect("it starts");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[..3], ["0", "700", "NoNewPrivs:\t1"]);
+    assert_eq!(lines[3], lines[4], "its session is its own");
+}
+
+#[test]
+fn an_identity_changes_the_child_and_not_us() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let before = rustix::process::dumpable_behavior().expect("ours");
+    let who = Credentials {
+        uid: 4242,
+        gid: 4243,
+        groups: Some(vec![]),
+    };
+    let out = sh("id -u; id -g; id -G; grep CapEff /proc/$$/status", |w| {
+        w.credentials = Some(who.clone())
+    });
+    assert_eq!(
+        out.expect("it starts"),
+        "4242\n4243\n4243\nCapEff:\t0000000000000000\n"
+    );
+    assert_eq!(rustix::process::dumpable_behavior().expect("ours"), before);
+    assert!(rustix::process::geteuid().is_root());
+}
+
+#[test]
+fn says_which_step_failed() {
+    let error = sh("true", |w| w.program = c"/nonexistent").expect_err("there is no such program");
+    assert_eq!(error.step, "running the program");
+    assert_eq!(error.source.raw_os_error(), Some(libc::ENOENT));
+}
