@@ -9,14 +9,14 @@ use crate::{
     manifest::Blob,
 };
 use omnirun_ids::{Digest, TemplateName};
-use omnirun_store::sync_dir;
+use omnirun_store::{Unfinished, sync_dir};
 use rustix::fs::{Timespec, Timestamps};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeSet,
     fs,
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -42,20 +42,12 @@ impl Blobs {
     /// Stores bytes.
     pub(crate) fn put_bytes(&self, bytes: &[u8]) -> Result<Blob, ImageError> {
         let digest = Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)));
-        let unfinished = self.folder.join(format!("{}.{}.new", digest, std::process::id()));
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unfinished)
-            .and_then(|mut f| f.write_all(bytes))
-            .map_err(file("write", &unfinished));
-        let stored = written.and_then(|()| self.adopt(&unfinished, digest, bytes.len() as u64));
-        if stored.is_err() {
-            let _ = fs::remove_file(&unfinished);
-        }
-        stored
+        let unfinished = Unfinished::create(&self.path(&digest))?;
+        unfinished
+            .as_file()
+            .write_all(bytes)
+            .map_err(file("write", unfinished.path()))?;
+        self.adopt(unfinished.path(), digest, bytes.len() as u64)
     }
 
     /// Stores a file of the same file system by moving it. `seen` hears how many bytes have been hashed.
@@ -127,13 +119,15 @@ impl Blobs {
         })
     }
 
-    /// Removes every blob that is not in `keep`, and what interrupted writers left; returns names and sizes.
+    /// Removes every blob that is not in `keep`; returns names and sizes. Files that are being written stay: if nobody
+    /// writes them any more, `DataDir::sweep_unfinished` knows.
     pub(crate) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<Vec<(String, u64)>, ImageError> {
         let mut removed = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(file("list", &self.folder))? {
             let entry = entry.map_err(file("list", &self.folder))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.parse::<Digest>().is_ok_and(|digest| keep.contains(&digest)) {
+            let surplus = name.parse::<Digest>().is_ok_and(|digest| !keep.contains(&digest));
+            if !surplus {
                 continue;
             }
             let bytes = entry.metadata().map_err(file("stat", entry.path()))?.len();
@@ -241,13 +235,30 @@ mod tests {
     }
 
     #[test]
+    fn many_store_the_same_bytes_at_once() {
+        let (_dir, blobs) = blobs();
+        let bytes = vec![7u8; 3 << 20];
+        let stored: Vec<Blob> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| s.spawn(|| blobs.put_bytes(&bytes).unwrap()))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for blob in &stored {
+            blobs.verify(&"t".parse().unwrap(), "initramfs", blob).unwrap();
+        }
+        assert_eq!(fs::read_dir(&blobs.folder).unwrap().count(), 1);
+    }
+
+    #[test]
     fn what_nobody_names_goes() {
         let (_dir, blobs) = blobs();
         let kept = blobs.put_bytes(b"kept").unwrap();
         blobs.put_bytes(b"gone").unwrap();
-        fs::write(blobs.folder.join("half.1.new"), "x").unwrap();
+        let writing = Unfinished::create(&blobs.folder.join("x")).unwrap();
         let removed = blobs.retain(&[kept.digest.clone()].into()).unwrap();
-        assert_eq!(removed.len(), 2);
+        assert_eq!(removed.len(), 1);
+        assert!(writing.path().exists());
         assert!(blobs.path(&kept.digest).exists());
     }
 }

@@ -92,6 +92,8 @@ fn format(path: &Path, bytes: u64) -> Result<(), ImageError> {
             &format!("size={JOURNAL_MIB}"),
         ])
         .arg(path)
+        // Nothing of ours: there are keys in it.
+        .env_clear()
         .env("MKE2FS_CONFIG", &config)
         .output()
         .map_err(|source| ImageError::Spawn {

@@ -5,14 +5,14 @@
 //!   images/templates/NAME.json   manifest: what the template is made of                               [manifest]
 //!   images/disks/<bytes>.ext4    empty session disks to copy                                          [disk]
 //!   images/build.lock            held by the one build, removal or collection that runs
-//!   images/publish.lock          held for the moment in which a manifest changes
+//!   images/publish.lock          held for the moment in which an initramfs is made and a manifest changes
 //! ```
 //!
 //! Readers take no lock: a manifest is replaced whole, and after its blobs. What they name stays until it is removed by
 //! hand (`image rm`, `image gc`), and both ask first whether a session is bound to it.
 
 use crate::{
-    Image,
+    Image, Template,
     blobs::{Blobs, private_folder},
     build::{self, DEFAULT_MIRROR, Host},
     error::{ImageError, file},
@@ -184,6 +184,7 @@ impl ImageStore {
         let known: Vec<Manifest> = self.list()?.into_iter().filter_map(|l| l.manifest.ok()).collect();
         let parts = build::parts(&host, &self.tmp, recipe, mirror, &known, &self.blobs, progress).await?;
         progress.step("writing the initramfs");
+        let lock = self.publish_lock()?;
         let manifest = Manifest {
             version: VERSION,
             created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -192,12 +193,12 @@ impl ImageStore {
             requested: recipe.packages.clone(),
             recipe: recipe.digest(),
             source: parts.source,
-            initramfs: self.initramfs(recipe, &parts.kernel.modules)?,
+            initramfs: self.initramfs(&recipe.template, &parts.kernel.modules)?,
             kernel: parts.kernel,
             base: parts.base,
             tools: Host::tool_versions(),
         };
-        self.publish(&manifest)?;
+        self.publish(&manifest, &lock)?;
         Ok(Built {
             manifest,
             fresh: true,
@@ -241,14 +242,20 @@ impl ImageStore {
                 fresh: false,
             }));
         }
+        let lock = self.publish_lock()?;
+        if self.manifest(name).ok().as_ref() != Some(&manifest) {
+            // Somebody has published another just now.
+            drop(lock);
+            return self.current(recipe, options);
+        }
         let manifest = Manifest {
             template: recipe.template.clone(),
             requested: recipe.packages.clone(),
             recipe: recipe.digest(),
-            initramfs: self.initramfs(recipe, &manifest.kernel.modules)?,
+            initramfs: self.initramfs(&recipe.template, &manifest.kernel.modules)?,
             ..manifest
         };
-        self.publish(&manifest)?;
+        self.publish(&manifest, &lock)?;
         Ok(Some(Built {
             manifest,
             fresh: true,
@@ -258,45 +265,43 @@ impl ImageStore {
     /// A manifest whose initramfs is whole and has this program's agent. After an upgrade of `omnirun` it is made
     /// anew from the parts that stay.
     fn refreshed(&self, manifest: Manifest) -> Result<Manifest, ImageError> {
-        let name = &manifest.template.name;
-        if manifest.initramfs.agent == self.agent_digest
-            && self
-                .blobs
-                .check(name, "initramfs", &manifest.initramfs.image)
-                .is_ok()
-        {
+        if self.is_fresh(&manifest) {
             return Ok(manifest);
         }
-        self.blobs
-            .check(name, "module archive", &manifest.kernel.modules)?;
-        let recipe = Recipe {
-            packages: manifest.requested.clone(),
-            template: manifest.template.clone(),
-        };
-        let initramfs = self.initramfs(&recipe, &manifest.kernel.modules)?;
+        // Under the lock and from the manifest as it is now: a build may have published another, which must not be
+        // undone, and a collection must not take the new file before a manifest names it.
+        let lock = self.publish_lock()?;
+        let manifest = self.manifest(&manifest.template.name)?;
+        if self.is_fresh(&manifest) {
+            return Ok(manifest);
+        }
+        self.blobs.check(
+            &manifest.template.name,
+            "module archive",
+            &manifest.kernel.modules,
+        )?;
         let refreshed = Manifest {
-            initramfs,
+            initramfs: self.initramfs(&manifest.template, &manifest.kernel.modules)?,
             ..manifest
         };
-        self.publish(&refreshed)?;
+        self.publish(&refreshed, &lock)?;
         Ok(refreshed)
     }
 
-    fn initramfs(&self, recipe: &Recipe, modules: &Blob) -> Result<Initramfs, ImageError> {
+    fn is_fresh(&self, manifest: &Manifest) -> bool {
+        let (name, initramfs) = (&manifest.template.name, &manifest.initramfs);
+        initramfs.agent == self.agent_digest && self.blobs.check(name, "initramfs", &initramfs.image).is_ok()
+    }
+
+    fn initramfs(&self, template: &Template, modules: &Blob) -> Result<Initramfs, ImageError> {
         Ok(Initramfs {
-            image: self.composed(self.agent, &recipe.template, &modules.digest)?,
+            image: self.composed(self.agent, template, &self.blobs.path(&modules.digest))?,
             agent: self.agent_digest.clone(),
         })
     }
 
-    fn composed(
-        &self,
-        init: &[u8],
-        template: &crate::Template,
-        modules: &Digest,
-    ) -> Result<Blob, ImageError> {
-        let path = self.blobs.path(modules);
-        let archive = fs::read(&path).map_err(file("read", path))?;
+    fn composed(&self, init: &[u8], template: &Template, modules: &Path) -> Result<Blob, ImageError> {
+        let archive = fs::read(modules).map_err(file("read", modules))?;
         self.blobs
             .put_bytes(&initramfs::compose(init, template, &archive))
     }
@@ -306,10 +311,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::File`].
     pub fn compose_initramfs(&self, image: &Image, init: &[u8]) -> Result<PathBuf, ImageError> {
-        let archive = fs::read(&image.modules).map_err(file("read", &image.modules))?;
-        let blob = self
-            .blobs
-            .put_bytes(&initramfs::compose(init, &image.template, &archive))?;
+        let blob = self.composed(init, &image.template, &image.modules)?;
         Ok(self.blobs.path(&blob.digest))
     }
 
@@ -333,8 +335,7 @@ impl ImageStore {
         self.folder.join("templates").join(format!("{name}.json"))
     }
 
-    fn publish(&self, manifest: &Manifest) -> Result<(), ImageError> {
-        let _lock = self.publish_lock()?;
+    fn publish(&self, manifest: &Manifest, _lock: &FileLock) -> Result<(), ImageError> {
         write_atomic(&self.manifest_path(&manifest.template.name), &manifest.to_bytes())?;
         Ok(())
     }

@@ -115,6 +115,7 @@ impl Host {
         let output = Command::new("dpkg-query")
             .args(["--show", "--showformat=${Package} ${Version}\n"])
             .args(packages)
+            .env_clear()
             .env("PATH", PATH)
             .output();
         let Ok(output) = output else {

@@ -159,6 +159,7 @@ impl Namespace {
             let ids = [pid, 0, *own, 1, 1, *first, *count].map(|n| n.to_string());
             let output = Command::new(program)
                 .args(ids)
+                .env_clear()
                 .env("PATH", PATH)
                 .output()
                 .map_err(|source| ImageError::Spawn {

@@ -16,8 +16,10 @@ fn store_with_image() -> (tempfile::TempDir, ImageStore, TemplateName) {
     manifest.kernel.image = store.blobs.put_bytes(b"kernel").unwrap();
     manifest.kernel.modules = store.blobs.put_bytes(b"modules").unwrap();
     manifest.base.image = store.blobs.put_bytes(b"base").unwrap();
-    manifest.initramfs = store.initramfs(&recipe, &manifest.kernel.modules).unwrap();
-    store.publish(&manifest).unwrap();
+    manifest.initramfs = store
+        .initramfs(&recipe.template, &manifest.kernel.modules)
+        .unwrap();
+    store.publish(&manifest, &store.publish_lock().unwrap()).unwrap();
     (dir, store, "default".parse().unwrap())
 }
 
@@ -49,6 +51,20 @@ fn an_upgraded_agent_gets_a_new_initramfs_over_the_same_base() {
         upgraded.manifest(&name).unwrap().initramfs.agent,
         after.agent_digest
     );
+}
+
+#[test]
+fn an_upgrade_does_not_undo_a_build_that_came_between() {
+    let (dir, store, name) = store_with_image();
+    let seen = store.manifest(&name).unwrap();
+    // Somebody else's build, after the upgraded program has read the manifest and before it writes one.
+    let mut newer = seen.clone();
+    newer.base.image = store.blobs.put_bytes(b"a newer base").unwrap();
+    store.publish(&newer, &store.publish_lock().unwrap()).unwrap();
+    let upgraded = ImageStore::open_with(dir.path(), b"agent 2").unwrap();
+    let refreshed = upgraded.refreshed(seen).unwrap();
+    assert_eq!(refreshed.base, newer.base);
+    assert_eq!(upgraded.manifest(&name).unwrap(), refreshed);
 }
 
 #[test]
