@@ -118,6 +118,14 @@ pub enum VmmError {
         /// The command that installs it.
         install: &'static str,
     },
+    /// The VMM program is there, and is none that can be used.
+    #[error("{program} cannot be used as QEMU: {reason}")]
+    Unusable {
+        /// The program.
+        program: String,
+        /// What it did or said when it was asked for its version.
+        reason: String,
+    },
     /// The process could not be started.
     #[error("cannot start {program}")]
     Spawn {

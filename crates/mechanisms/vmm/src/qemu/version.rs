@@ -51,25 +51,17 @@ impl Program {
 
     /// From what it said when it was asked for its version.
     pub(super) fn from_said(path: PathBuf, said: &str) -> Result<Self, VmmError> {
-        let (version, release) = parse(said).ok_or_else(|| VmmError::Refused {
-            step: "--version",
-            reason: said
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .take(200)
-                .collect(),
-        })?;
+        let unusable = |reason: String| VmmError::Unusable {
+            program: path.display().to_string(),
+            reason,
+        };
+        let (version, release) = parse(said)
+            .ok_or_else(|| unusable(format!("asked for its version, it says {:?}", excerpt(said))))?;
         if release < OLDEST {
-            let reason = format!(
-                "QEMU {version} is too old; {}.{} or later is needed",
+            return Err(unusable(format!(
+                "version {version} is too old; {}.{} or later is needed",
                 OLDEST.0, OLDEST.1
-            );
-            return Err(VmmError::Refused {
-                step: "--version",
-                reason,
-            });
+            )));
         }
         Ok(Self {
             path,
@@ -79,11 +71,17 @@ impl Program {
     }
 }
 
+/// The first words of what a program said, for people.
+pub(super) fn excerpt(said: &str) -> String {
+    let line = said.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// Whole version and release. Other lines, a warning of the linker's for example, are passed over.
 fn parse(said: &str) -> Option<(String, Release)> {
     let version = said
         .lines()
-        .next()?
-        .strip_prefix("QEMU emulator version ")?
+        .find_map(|line| line.strip_prefix("QEMU emulator version "))?
         .trim();
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let release = Release(numbers.next()?.ok()?, numbers.next()?.ok()?);
@@ -106,6 +104,7 @@ mod tests {
             Some(Release(10, 0))
         );
         assert!(parse("QEMU emulator version 10.0.8\n").map(|p| p.1) > Some(READONLY_MEMORY));
+        assert!(parse("ld.so: a warning\nQEMU emulator version 7.2.1\n").is_some());
         for other in ["", "QEMU emulator version x.y", "bash: not found"] {
             assert_eq!(parse(other), None);
         }

@@ -6,7 +6,7 @@ use landlock::{
 };
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Where programs, libraries and firmware are.
@@ -25,23 +25,20 @@ const READABLE: [&str; 9] = [
 /// The ruleset for a program and files that it is to read. `None` where the kernel has no Landlock.
 pub(super) fn ruleset(program: &Path, readable: &[BorrowedFd<'_>]) -> Result<Option<OwnedFd>, RulesetError> {
     let abi = ABI::V6;
+    // A link is followed when the program is run, and it looks for its files where it is really.
+    let resolved = program.canonicalize().unwrap_or_else(|_| program.to_owned());
     let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?;
-    // QEMU outside the system's folders has its firmware in ../share.
-    let own = program
-        .parent()
-        .map(|bin| bin.parent().unwrap_or(bin))
-        .filter(|p| p.parent().is_some());
-    for path in READABLE.iter().map(Path::new).chain(own) {
-        if let Ok(fd) = PathFd::new(path) {
+    for path in READABLE.iter().map(PathBuf::from).chain(own_files(&resolved)) {
+        if let Ok(fd) = PathFd::new(&path) {
             let access = if path.is_dir() {
                 read
             } else {
-                AccessFs::ReadFile.into()
+                AccessFs::ReadFile | AccessFs::Execute
             };
             rules = rules.add_rule(PathBeneath::new(fd, access))?;
         }
@@ -57,4 +54,30 @@ pub(super) fn ruleset(program: &Path, readable: &[BorrowedFd<'_>]) -> Result<Opt
         rules = rules.add_rule(PathBeneath::new(*fd, AccessFs::ReadFile))?;
     }
     Ok(rules.into())
+}
+
+/// What a QEMU outside the system's folders needs: itself, its libraries and its firmware. Not the folder that it is in,
+/// nor the one above: with a program in `~/bin` that would be somebody's home.
+fn own_files(program: &Path) -> Vec<PathBuf> {
+    let mut files = vec![program.to_owned()];
+    if let Some(prefix) = program.parent().and_then(Path::parent) {
+        let parts = ["lib", "lib64", "share/qemu", "share/seabios"];
+        files.extend(parts.map(|part| prefix.join(part)));
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_in_a_home_opens_no_home() {
+        let files = own_files(Path::new("/home/me/bin/qemu-system-x86_64"));
+        assert!(files.contains(&"/home/me/share/qemu".into()));
+        for home in ["/home/me", "/home/me/bin", "/home", "/home/me/share"] {
+            assert!(!files.contains(&home.into()), "{home}");
+        }
+        assert_eq!(own_files(Path::new("/qemu")), [PathBuf::from("/qemu")]);
+    }
 }

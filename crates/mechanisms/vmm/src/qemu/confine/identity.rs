@@ -12,6 +12,9 @@ const FIRST_UID: u32 = 0x7000_0000;
 /// How many. Uids are a hash of the sandbox's id: two VMs that meet in one are still kept apart by Landlock.
 const UIDS: u32 = 1 << 28;
 
+/// Where the setuid tools are; an ordinary user of Debian has no `sbin` in PATH.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Who a VM's process is.
 #[derive(Debug)]
 pub(super) enum Identity {
@@ -89,6 +92,9 @@ pub(super) fn subordinate() -> Result<Identity, String> {
         let args = [pid.as_str(), "0", &first, &count];
         let output = Command::new(tool)
             .args(args)
+            // Nothing of ours: there are keys in it.
+            .env_clear()
+            .env("PATH", PATH)
             .stdin(Stdio::null())
             .output()
             .map_err(|e| format!("{tool}: {e}"))?;

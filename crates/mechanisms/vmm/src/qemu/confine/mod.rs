@@ -15,11 +15,15 @@
 mod files;
 mod identity;
 
-use super::version::{INSTALL, Program};
+use super::version::{INSTALL, Program, excerpt};
 use crate::VmmError;
 use identity::{Identity, range, subordinate};
 use omnirun_sys::host::spawn::{
     CORE, Credentials, Limit, NEW_IPC, NEW_NETWORK, NOFILE, Spawn, SpawnError, Spawned, spawn,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
 };
 use std::{
     ffi::CString,
@@ -30,6 +34,7 @@ use std::{
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 /// Confinement as this host allows it.
@@ -74,8 +79,11 @@ impl Confinement {
                     continue;
                 }
                 (candidate.landlock, candidate.namespaces) = (landlock, namespaces);
+                let begun = Instant::now();
                 match candidate.ask_version() {
                     Ok(said) => return Ok((candidate, Program::from_said(path, &said)?)),
+                    // Not for want of leave: it would only be waited for again.
+                    Err(error) if begun.elapsed() >= ANSWER => return Err(error),
                     Err(error) => {
                         tracing::debug!(
                             ?candidate,
@@ -107,33 +115,46 @@ impl Confinement {
         }
     }
 
+    /// What the program says of its version, so confined. Bounded in time and size: it may be any program.
     fn ask_version(&self) -> Result<String, VmmError> {
         let failed = |source| VmmError::Spawn {
             program: self.program.display().to_string(),
             source,
         };
         let null = fs::File::open("/dev/null").map_err(failed)?;
-        let (mut read, write) = io::pipe().map_err(failed)?;
+        let (read, write) = io::pipe().map_err(failed)?;
         let args = [c"qemu-system-x86_64".to_owned(), c"--version".to_owned()];
-        let fds = [null.as_fd(), write.as_fd(), null.as_fd()];
+        let fds = [null.as_fd(), write.as_fd(), write.as_fd()];
         let spawned = self
             .spawn("version", &args, &fds, &[])
             .map_err(|e| failed(e.source))?;
         drop(write);
-        let mut said = String::new();
-        let result = Read::by_ref(&mut read).take(64 * 1024).read_to_string(&mut said);
-        let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
-        let status = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED)
+        let deadline = Instant::now() + ANSWER;
+        let mut said = Vec::new();
+        let in_time =
+            read_all(&read, &mut said, deadline).map_err(failed)? && ready(&spawned.pidfd, deadline);
+        if !in_time {
+            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
+        }
+        let status = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED)
             .ok()
             .flatten();
-        result.map_err(failed)?;
-        match status.and_then(|s| s.exit_status()) {
-            Some(0) => Ok(said),
-            _ => Err(VmmError::Refused {
-                step: "--version",
-                reason: format!("it ended with {status:?}"),
-            }),
-        }
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let how = match status.as_ref().map(|s| (s.exit_status(), s.terminating_signal())) {
+            Some((Some(0), _)) => return Ok(said),
+            _ if !in_time => "does not end".to_owned(),
+            Some((Some(code), _)) => format!("exits with code {code}"),
+            Some((_, Some(signal))) => format!("is ended by signal {signal}"),
+            _ => "ends in an unknown way".to_owned(),
+        };
+        let words = match excerpt(&said) {
+            words if words.is_empty() => "says nothing".to_owned(),
+            words => format!("says {words:?}"),
+        };
+        Err(VmmError::Unusable {
+            program: self.program.display().to_string(),
+            reason: format!("asked for its version, it {words} and {how}"),
+        })
     }
 
     /// Starts QEMU for a sandbox, with these descriptors from 0 on. `readable` are files beside its descriptors that it
@@ -218,6 +239,36 @@ impl Confinement {
     }
 }
 
+/// How long a program may take to say its version: milliseconds, on a machine under load seconds.
+const ANSWER: Duration = Duration::from_secs(20);
+/// More than that is no version.
+const MAX_SAID: usize = 64 * 1024;
+
+/// Reads a pipe to its end; `false` if that did not come in time, or after too much.
+fn read_all(pipe: &io::PipeReader, into: &mut Vec<u8>, deadline: Instant) -> io::Result<bool> {
+    let mut pipe = pipe;
+    let mut chunk = [0u8; 4096];
+    while into.len() < MAX_SAID && ready(pipe, deadline) {
+        match pipe.read(&mut chunk)? {
+            0 => return Ok(true),
+            n => into.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until a descriptor can be read from (a pidfd: until its process has ended); `false` if the time is over.
+fn ready(fd: &impl AsFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|n| n > 0),
+        }
+    }
+}
+
 /// Soft and hard limits. The size of files follows when there is one to write to: see `attach_disk`.
 const LIMITS: [Limit; 2] = [(CORE, 0, 0), (NOFILE, 256, 256)];
 
@@ -226,4 +277,39 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What is said of a program that is a shell script.
+    fn said_of(script: &str) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let path = dir.path().join("qemu");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let error = Confinement::find(path.clone()).map(drop).expect_err(script);
+        let words = error.to_string();
+        assert!(words.contains(&*path.to_string_lossy()), "{words}");
+        words
+    }
+
+    #[test]
+    fn any_other_program_is_named_with_what_it_did() {
+        assert!(said_of("exit 0").contains("says \"\""));
+        let words = said_of("echo 'no libfoo.so' >&2; exit 127");
+        assert!(
+            words.contains("no libfoo.so") && words.contains("code 127"),
+            "{words}"
+        );
+        assert!(said_of("echo QEMU emulator version 2.5.0").contains("too old"));
+        assert!(said_of("printf 'bash\\033[2J version 5\\377\\n'").contains("bash[2J version 5"));
+        // One that never ends its answer is ended; it would wait for ever for its reader.
+        let begun = Instant::now();
+        assert!(said_of("while :; do echo QEMU emulator version 9.0.0; done").contains("does not end"));
+        assert!(begun.elapsed() < ANSWER, "{:?}", begun.elapsed());
+    }
 }
