@@ -1,16 +1,16 @@
 //! Errors of the API: their body, and what a status means to a worker.
 
-use crate::work::CurrentState;
+use crate::work::{CurrentState, null_is_default};
 use serde::{Deserialize, Serialize};
 
 /// The body of every 4xx and 5xx.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// Always `error`.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     pub kind: String,
     /// What went wrong.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub error: ApiError,
     /// For Anthropic's support.
     #[serde(default)]
@@ -21,10 +21,10 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
     /// `not_found_error` and the like.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     pub kind: String,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub message: String,
     /// A stable cause, and what belongs to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,5 +96,10 @@ mod tests {
             serde_json::from_str::<ErrorBody>("{}").unwrap(),
             ErrorBody::default()
         );
+        let body: ErrorBody = serde_json::from_str(
+            r#"{"type":null,"error":{"type":"api_error","message":null,"details":null},"request_id":"req_9"}"#,
+        )
+        .unwrap();
+        assert_eq!(body.request_id.as_deref(), Some("req_9"));
     }
 }

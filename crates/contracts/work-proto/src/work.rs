@@ -72,7 +72,7 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<WorkSecret>, D::Erro
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkItem {
     /// Always `work`.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     pub kind: String,
     /// The item.
     pub id: ApiId,
@@ -129,13 +129,13 @@ impl WorkItem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatResponse {
     /// Always `work_heartbeat`.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     pub kind: String,
     /// What the next heartbeat must say, byte for byte. Empty when none was ever recorded.
     #[serde(default, deserialize_with = "null_is_default")]
     pub last_heartbeat: String,
     /// Whether this beat extended the lease.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "null_is_yes")]
     pub lease_extended: bool,
     /// The item's state.
     #[serde(default, deserialize_with = "lenient_state")]
@@ -147,6 +147,10 @@ pub struct HeartbeatResponse {
 
 fn yes() -> bool {
     true
+}
+
+fn null_is_yes<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    Ok(Option::<bool>::deserialize(d)?.unwrap_or(true))
 }
 
 /// What a 412 tells about the item (`error.details.current_state`).
@@ -210,5 +214,10 @@ mod tests {
         let beat: HeartbeatResponse =
             serde_json::from_str(r#"{"last_heartbeat":null,"state":"paused","ttl_seconds":300}"#).unwrap();
         assert_eq!((beat.state, beat.ttl_seconds), (WorkState::Unknown, 300));
+        let beat: HeartbeatResponse = serde_json::from_str(
+            r#"{"type":null,"last_heartbeat":null,"lease_extended":null,"state":null,"ttl_seconds":null}"#,
+        )
+        .unwrap();
+        assert!(beat.lease_extended);
     }
 }
