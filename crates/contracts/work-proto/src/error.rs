@@ -1,6 +1,6 @@
 //! Errors of the API: their body, and what a status means to a worker.
 
-use crate::work::{CurrentState, null_is_default};
+use crate::work::null_is_default;
 use serde::{Deserialize, Serialize};
 
 /// The body of every 4xx and 5xx.
@@ -26,20 +26,6 @@ pub struct ApiError {
     /// For people.
     #[serde(default, deserialize_with = "null_is_default")]
     pub message: String,
-    /// A stable cause, and what belongs to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<ErrorDetails>,
-}
-
-/// Details of an error.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorDetails {
-    /// A stable cause.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_code: Option<String>,
-    /// With a 412 on a heartbeat: what the item is really at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current_state: Option<CurrentState>,
 }
 
 /// What a failed request means.
@@ -83,21 +69,20 @@ mod tests {
     }
 
     #[test]
-    fn a_412_tells_the_state() {
+    fn a_body_needs_nothing() {
         let body: ErrorBody = serde_json::from_str(
             r#"{"type":"error","error":{"type":"invalid_request_error","message":"lease moved",
-            "details":{"error_code":"heartbeat_precondition_failed","current_state":{"state":"active",
-            "last_heartbeat":null,"lease_extended":false,"ttl_seconds":300}}},"request_id":"req_9"}"#,
+            "details":{"error_code":"heartbeat_precondition_failed","current_state":{"state":"active"}}},
+            "request_id":"req_9"}"#,
         )
         .unwrap();
-        let state = body.error.details.unwrap().current_state.unwrap();
-        assert_eq!((state.last_heartbeat, state.ttl_seconds), (None, 300));
+        assert_eq!(body.error.kind, "invalid_request_error");
         assert_eq!(
             serde_json::from_str::<ErrorBody>("{}").unwrap(),
             ErrorBody::default()
         );
         let body: ErrorBody = serde_json::from_str(
-            r#"{"type":null,"error":{"type":"api_error","message":null,"details":null},"request_id":"req_9"}"#,
+            r#"{"type":null,"error":{"type":null,"message":null},"request_id":"req_9"}"#,
         )
         .unwrap();
         assert_eq!(body.request_id.as_deref(), Some("req_9"));

@@ -24,14 +24,14 @@ mod session;
 mod work;
 
 pub use credential::{Credential, CredentialSource, NoCredential, item_credential};
-pub use error::{ApiError, ErrorBody, ErrorDetails, Verdict, verdict};
+pub use error::{ApiError, ErrorBody, Verdict, verdict};
 pub use event::{CallKind, Event, EventError, Permission, Stop, ToolUse, result_event};
 pub use idle::IdleClock;
 pub use json::mend_surrogates;
 pub use lease::{Beat, Lease, LeaseEnd, LeaseRules, Lost};
 pub use router::{History, Outstanding, Routed, Router, Skip};
 pub use session::{Session, SessionStatus};
-pub use work::{CurrentState, HeartbeatResponse, NO_HEARTBEAT, WorkData, WorkItem, WorkSecret, WorkState};
+pub use work::{HeartbeatResponse, NO_HEARTBEAT, WorkData, WorkItem, WorkSecret, WorkState};
 
 /// The value of `anthropic-version`.
 pub const API_VERSION: &str = "2026-10-21";

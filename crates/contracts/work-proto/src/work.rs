@@ -153,23 +153,6 @@ fn null_is_yes<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
     Ok(Option::<bool>::deserialize(d)?.unwrap_or(true))
 }
 
-/// What a 412 tells about the item (`error.details.current_state`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CurrentState {
-    /// Its state.
-    #[serde(default, deserialize_with = "lenient_state")]
-    pub state: WorkState,
-    /// The stored value, which is not ours.
-    #[serde(default)]
-    pub last_heartbeat: Option<String>,
-    /// Always false.
-    #[serde(default)]
-    pub lease_extended: bool,
-    /// The lease time.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub ttl_seconds: i64,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
