@@ -9,7 +9,7 @@ use crate::{
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox},
     snapshot::{Notice, SnapshotInfo, SnapshotLimits, SnapshotStore, Template},
-    spec::{ClaimSpec, SandboxSpec},
+    spec::{ClaimSpec, SandboxSize, SandboxSpec},
     takeover::{TakeoverReport, take_over},
     teardown::TeardownReport,
 };
@@ -163,6 +163,15 @@ impl Engine {
     /// [`EngineError`].
     pub async fn prepare(&self, spec: &SandboxSpec) -> Result<Arc<Template>, EngineError> {
         self.inner.prepare(spec).await
+    }
+
+    /// A size for which there is a snapshot already that is like this sandbox's in all else; the last used. For work that
+    /// needs a sandbox of any size. Reads files.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn ready_size(&self, spec: &SandboxSpec) -> Result<Option<SandboxSize>, EngineError> {
+        self.inner.ready_size(spec)
     }
 
     /// A new sandbox, awake and not claimed.

@@ -4,7 +4,7 @@ use super::{EndOnDrop, Inner};
 use crate::{
     EngineError,
     snapshot::{self, Notice, SnapshotError, SnapshotKey, Template},
-    spec::SandboxSpec,
+    spec::{SandboxSize, SandboxSpec},
 };
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_vmm::MachineSize;
@@ -37,6 +37,16 @@ impl Inner {
             }
             self.forget_template(&digest, template);
         }
+    }
+
+    pub(super) fn ready_size(&self, spec: &SandboxSpec) -> Result<Option<SandboxSize>, EngineError> {
+        let machine = spec.size.machine(self.host_memory)?;
+        let key = SnapshotKey::new(spec, machine, CMDLINE, self.context.vmm.facts());
+        let found = self.snapshots.ready_size(&key)?;
+        Ok(found.map(|machine| SandboxSize {
+            vcpus: machine.vcpus,
+            memory: ByteSize::mib(machine.memory_mib),
+        }))
     }
 
     /// The next use looks at the files anew.

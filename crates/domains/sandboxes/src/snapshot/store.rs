@@ -6,6 +6,7 @@ use super::{
 };
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_store::{DataDir, FileLock, OwnerId, StoreError, now_ms, sync_dir, write_atomic};
+use omnirun_vmm::MachineSize;
 use std::{
     fs::{self, File},
     io::ErrorKind,
@@ -285,6 +286,29 @@ impl SnapshotStore {
         }
         all.sort_by_key(|s| s.last_use);
         Ok(all)
+    }
+
+    /// The machine of a snapshot that differs from this key in its size alone, if there is one; the last used.
+    pub(crate) fn ready_size(&self, key: &SnapshotKey) -> Result<Option<MachineSize>, SnapshotError> {
+        for info in self.list()?.iter().rev() {
+            let path = self.dir.join(&info.name).join("manifest.json");
+            // One that is bad, or goes just now, is none to look for.
+            let Ok(Some(found)) = Manifest::read(&path, &info.name, &self.key) else {
+                continue;
+            };
+            let wanted = SnapshotKey {
+                vcpus: found.key.vcpus,
+                memory_mib: found.key.memory_mib,
+                ..key.clone()
+            };
+            if found.key == wanted && !self.too_old(found.created_ms) {
+                return Ok(Some(MachineSize {
+                    vcpus: wanted.vcpus,
+                    memory_mib: wanted.memory_mib,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes the longest unused until the rest fits the budget; never `keep`, nor one that somebody makes just now.

@@ -99,6 +99,32 @@ fn a_snapshot_under_another_name_is_refused() {
 }
 
 #[test]
+fn a_snapshot_of_another_size_is_offered_and_no_other() {
+    let (_tmp, store) = store(SnapshotLimits::default());
+    let wanted = key();
+    assert_eq!(store.ready_size(&wanted).unwrap(), None);
+    make(
+        &store,
+        &SnapshotKey {
+            group: "another".into(),
+            memory_mib: 512,
+            ..key()
+        },
+    );
+    assert_eq!(store.ready_size(&wanted).unwrap(), None);
+    make(
+        &store,
+        &SnapshotKey {
+            vcpus: 2,
+            memory_mib: 256,
+            ..key()
+        },
+    );
+    let found = store.ready_size(&wanted).unwrap().unwrap();
+    assert_eq!((found.vcpus, found.memory_mib), (2, 256));
+}
+
+#[test]
 fn old_ones_are_made_anew_and_unused_ones_go() {
     let limits = SnapshotLimits {
         budget: ByteSize(500_000),
