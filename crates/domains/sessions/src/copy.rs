@@ -25,6 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::Mutex;
 
@@ -39,7 +40,7 @@ pub enum CopyError {
     #[error("there is no such session on this host (omnirun session ls)")]
     NoSession,
     /// A live process serves it.
-    #[error("session {session} is in use by process {}; copy when it is idle", holder.pid)]
+    #[error("session {session} is in use by process {}; copy when it is idle, or with --wait", holder.pid)]
     Held {
         /// The session.
         session: String,
@@ -141,10 +142,13 @@ impl SessionFactory {
         let copied = into(&ready, &source, path).await;
         preparer.end(ready.sandbox).await;
         preparer.ended().await;
-        self.shared
+        copied?;
+        // How long it is kept is for those who serve it to say.
+        let keep = u64::try_from(preparer.row.lock().await.keep_ms).unwrap_or_default();
+        Ok(self
+            .shared
             .store
-            .touch(&preparer.lease, self.shared.config.keep)?;
-        copied
+            .touch(&preparer.lease, Duration::from_millis(keep))?)
     }
 
     /// The lease of a session that nobody serves, and what a sandbox for it needs.
@@ -167,16 +171,18 @@ impl SessionFactory {
                     holder,
                 });
             };
-            let image = image_of(shared.platform.as_ref(), &row)?;
-            Ok((row, lease, image))
+            let mut spec = SandboxSpec {
+                image: image_of(shared.platform.as_ref(), &row)?,
+                size: shared.config.size,
+                group: group(&row.key),
+                purpose: format!("omnirun session cp {}", row.key.session),
+            };
+            // The session's worker has most likely made a snapshot, of whatever size: no need to boot for another.
+            spec.size = shared.platform.ready_size(&spec).unwrap_or(spec.size);
+            Ok((row, lease, spec))
         });
-        let (row, lease, image) = found.await.map_err(|e| CopyError::Sandbox(e.into()))??;
-        let pool = self.shared.platform.pool(SandboxSpec {
-            image,
-            size: self.shared.config.size,
-            group: group(&row.key),
-            purpose: format!("omnirun session cp {}", row.key.session),
-        });
+        let (row, lease, spec) = found.await.map_err(|e| CopyError::Sandbox(e.into()))??;
+        let pool = self.shared.platform.pool(spec);
         Ok(Preparer {
             shared: self.shared.clone(),
             lease: Arc::new(lease),
@@ -226,8 +232,9 @@ async fn out(
         }
     };
     let (ours, theirs) = pack::pair().map_err(file("receive"))?;
-    let folder = temp.0.clone();
-    let unpacking = tokio::task::spawn_blocking(move || unpack::unpack(ours, &folder, max));
+    let (folder, only) = (temp.0.clone(), name.map(OsStr::to_owned));
+    let unpacking =
+        tokio::task::spawn_blocking(move || unpack::unpack_named(ours, &folder, only.as_deref(), max));
     let sent = ready.sandbox.tar_out(here(path), Box::new(theirs)).await;
     let unpacked = unpacking.await.map_err(|e| CopyError::Sandbox(e.into()))?;
     // A refusal of ours breaks the stream, so it comes first. A stream that was cut off is never taken for whole.
@@ -240,10 +247,10 @@ async fn out(
         (Ok(_), Err(sent)) => return Err(agent("read the path", sent)),
         (Ok(unpacked), Ok(())) => unpacked,
     };
-    let item = match name
-        .map(|name| temp.0.join(name))
-        .filter(|item| fs::symlink_metadata(item).is_ok())
-    {
+    let item = match name.map(|name| temp.0.join(name)) {
+        Some(item) if fs::symlink_metadata(&item).is_err() => {
+            return Err(UnpackError::Broken(io::Error::other("nothing came")).into());
+        }
         Some(item) => item,
         None => {
             // The folder's contents, without the folder.

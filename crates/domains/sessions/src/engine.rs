@@ -12,7 +12,7 @@ use omnirun_guest_client::{
 use omnirun_ids::{ByteSize, Digest, TemplateName};
 use omnirun_images::{Image, ImageError, ImageStore, copy_sparse};
 use omnirun_redact::Guest;
-use omnirun_sandboxes::{ClaimSpec, Engine, EngineError, PoolHandle, Sandbox, SandboxSpec};
+use omnirun_sandboxes::{ClaimSpec, Engine, EngineError, PoolHandle, Sandbox, SandboxSize, SandboxSpec};
 use std::{path::Path, sync::Arc, time::Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,11 @@ impl Platform for EnginePlatform {
     fn make_disk(&self, path: &Path, bytes: u64) -> Result<(), BoxError> {
         let template = self.images.session_disk_template(ByteSize(bytes))?;
         Ok(copy_sparse(&template, path)?)
+    }
+
+    fn ready_size(&self, spec: &SandboxSpec) -> Option<SandboxSize> {
+        // Without an answer the asked size is as good; what is wrong shows when it is used.
+        self.engine.ready_size(spec).ok().flatten()
     }
 
     fn pool(&self, spec: SandboxSpec) -> DynPool {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use omnirun_guest_proto::message::{FileStat, Tool, ToolResult};
 use omnirun_ids::{Digest, TemplateName};
 use omnirun_images::Image;
-use omnirun_sandboxes::{ClaimSpec, SandboxSpec};
+use omnirun_sandboxes::{ClaimSpec, SandboxSize, SandboxSpec};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,9 @@ pub trait Platform: Send + Sync {
 
     /// Makes a new session disk: a sparse file with an empty file system of this size.
     fn make_disk(&self, path: &Path, bytes: u64) -> Result<(), BoxError>;
+
+    /// A size that a sandbox like this can have without a boot, for work that needs none in particular.
+    fn ready_size(&self, spec: &SandboxSpec) -> Option<SandboxSize>;
 
     /// A source of sandboxes for one session, for as long as it is held.
     fn pool(&self, spec: SandboxSpec) -> DynPool;

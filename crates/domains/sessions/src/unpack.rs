@@ -2,8 +2,9 @@
 //!
 //! The order of things is the safety: the folder is private and empty, only real folders and files are made while the
 //! stream is read, and links come last, when nothing is written any more. So no entry can be written through a link.
-//! A link must be relative, go up at its start alone, and no higher than the top: then it points to something in the
-//! folder, and so does every link behind it, by the same rule.
+//! A link must be relative, go up at its start alone, and no higher than what was asked for: then it points to something
+//! that came with it, and so does every link behind it, by the same rule. What was asked for is moved to its place
+//! afterwards, so the folder that it was unpacked in does not count: a link to a neighbour would find the user's files.
 //!
 //! `tar` is used in raw mode: it would read a long name into memory whatever its length.
 
@@ -76,15 +77,26 @@ pub enum UnpackError {
     },
 }
 
-/// Unpacks into an empty, private folder; at most `max_bytes` of file data. Owners are not kept, and of a mode the
-/// permission bits alone.
+/// Unpacks what is in a folder into an empty, private one; at most `max_bytes` of file data. Owners are not kept, and of
+/// a mode the permission bits alone.
 ///
 /// # Errors
 /// [`UnpackError`]; the folder is half-full then.
 pub fn unpack(stream: impl Read, into: &Path, max_bytes: u64) -> Result<Unpacked, UnpackError> {
+    unpack_named(stream, into, None, max_bytes)
+}
+
+/// The same; with a name, that file or folder alone may come.
+pub(crate) fn unpack_named(
+    stream: impl Read,
+    into: &Path,
+    name: Option<&OsStr>,
+    max_bytes: u64,
+) -> Result<Unpacked, UnpackError> {
     let mut archive = tar::Archive::new(stream);
     let mut state = State {
         into,
+        name,
         max_bytes,
         done: Unpacked::default(),
         links: Vec::new(),
@@ -170,6 +182,8 @@ fn text(entry: &mut impl Read, max: u64, strip_nul: bool) -> Result<Vec<u8>, Unp
 
 struct State<'a> {
     into: &'a Path,
+    /// The only name at the top.
+    name: Option<&'a OsStr>,
     max_bytes: u64,
     done: Unpacked,
     links: Vec<(PathBuf, PathBuf)>,
@@ -198,6 +212,9 @@ impl State<'_> {
                 Err(UnpackError::Path(shown(&name)))
             };
         };
+        if self.name.is_some_and(|top| !path.starts_with(top)) {
+            return Err(UnpackError::Path(shown(&name)));
+        }
         let target = || {
             let link = long
                 .link
@@ -218,7 +235,7 @@ impl State<'_> {
             EntryType::Symlink => {
                 let target = target()?;
                 let target = Path::new(OsStr::from_bytes(&target));
-                if !stays(&path, target) {
+                if !stays(&path, target, self.name.is_some()) {
                     return Err(UnpackError::Link(format!(
                         "{} -> {}",
                         shown(&name),

@@ -26,10 +26,14 @@ fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn run(bytes: &[u8]) -> (tempfile::TempDir, Result<Unpacked, UnpackError>) {
+    run_named(bytes, None)
+}
+
+fn run_named(bytes: &[u8], name: Option<&str>) -> (tempfile::TempDir, Result<Unpacked, UnpackError>) {
     let tmp = tempfile::tempdir().unwrap();
     let into = tmp.path().join("in");
     fs::create_dir(&into).unwrap();
-    let done = unpack(bytes, &into, 1 << 20);
+    let done = unpack_named(bytes, &into, name.map(OsStr::new), 1 << 20);
     (tmp, done)
 }
 
@@ -90,6 +94,39 @@ fn links_that_leave_are_refused() {
             Path::new(target)
         );
     }
+}
+
+#[test]
+fn what_was_asked_for_comes_alone_and_its_links_stay_in_it() {
+    for (name, target) in [
+        ("d/l", "../x"),
+        ("d/l", ".."),
+        ("d/e/l", "../../x"),
+        ("d", "x"),
+        ("d", "."),
+    ] {
+        let (_tmp, done) = run_named(
+            &archive(&[raw(b'2', name.as_bytes(), target.as_bytes(), b"")]),
+            Some("d"),
+        );
+        assert!(
+            matches!(done, Err(UnpackError::Link(_))),
+            "{name} -> {target}: {done:?}"
+        );
+    }
+    for (name, target) in [("d/l", "x"), ("d/e/l", "../x"), ("d/e/l", "..")] {
+        let (_tmp, done) = run_named(
+            &archive(&[raw(b'2', name.as_bytes(), target.as_bytes(), b"")]),
+            Some("d"),
+        );
+        assert!(done.is_ok(), "{name} -> {target}: {done:?}");
+    }
+    for name in ["other", "other/d", "dd/x", "./other"] {
+        let (_tmp, done) = run_named(&archive(&[raw(b'0', name.as_bytes(), b"", b"1")]), Some("d"));
+        assert!(matches!(done, Err(UnpackError::Path(_))), "{name}: {done:?}");
+    }
+    let (_tmp, done) = run_named(&archive(&[raw(b'0', b"./d", b"", b"1")]), Some("d"));
+    assert!(done.is_ok(), "{done:?}");
 }
 
 #[test]

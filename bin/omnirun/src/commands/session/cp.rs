@@ -1,11 +1,12 @@
 //! `omnirun session cp`.
 
-use crate::{Global, host};
+use crate::{Global, host, output};
 use anyhow::Context;
 use omnirun_ids::ByteSize;
 use omnirun_sessions::{CopyError, EnginePlatform, SessionFactory, SessionsConfig};
-use omnirun_store::sessions::Sessions;
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use omnirun_store::sessions::{SessionRow, Sessions};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Copy a file or folder out of an idle session, or into one.
 ///
@@ -20,7 +21,13 @@ pub struct Args {
     source: String,
     /// Where to: PATH or SESSION:PATH. A folder to put it in, or its new name.
     dest: String,
+    /// Wait while a worker serves the session, instead of refusing.
+    #[arg(long)]
+    wait: bool,
 }
+
+/// Between two looks at whether the session is idle.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Which way.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,41 +79,60 @@ pub async fn run(global: &Global, sessions: &Sessions, args: Args) -> anyhow::Re
     let config = SessionsConfig::new(row.template.clone());
     let factory =
         SessionFactory::new(config, platform, &host.db, &host.data).context("cannot open the sessions")?;
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let done = tokio::select! {
-        done = copy(&factory, &row, way) => Some(done),
+        done = copy(&factory, &row, &way, args.wait) => Ok(done),
         // What was half done is dropped: nothing of it stays on the host.
-        _ = tokio::signal::ctrl_c() => None,
+        _ = tokio::signal::ctrl_c() => Err(130),
+        _ = term.recv() => Err(143),
     };
     for report in host.engine.shutdown().await.iter().filter(|r| !r.is_clean()) {
         anstream::eprintln!("omnirun: {report}");
     }
     match done {
-        None => Ok(ExitCode::from(130)),
-        Some(Ok(())) => Ok(ExitCode::SUCCESS),
-        Some(Err(CopyError::Agent {
+        Err(signal) => Ok(ExitCode::from(signal)),
+        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Err(CopyError::Agent {
             step,
             message,
             source,
         })) if !message.is_empty() => {
             anyhow::bail!("the sandbox could not {step}: {message} ({source})")
         }
-        Some(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => Err(error.into()),
     }
 }
 
-async fn copy(
-    factory: &SessionFactory,
-    row: &omnirun_store::sessions::SessionRow,
-    way: Way,
-) -> Result<(), CopyError> {
-    match way {
-        Way::Out { path, dest, .. } => {
-            let copied = factory.copy_out(&row.hash, &path, &dest).await?;
-            anstream::eprintln!("copied {} entries, {}", copied.entries, ByteSize(copied.bytes));
+async fn copy(factory: &SessionFactory, row: &SessionRow, way: &Way, wait: bool) -> Result<(), CopyError> {
+    let mut told = false;
+    loop {
+        let copied = match way {
+            Way::Out { path, dest, .. } => factory.copy_out(&row.hash, path, dest).await.map(Some),
+            Way::In { source, path, .. } => factory.copy_in(&row.hash, source, path).await.map(|()| None),
+        };
+        match copied {
+            Err(CopyError::Held { session, holder }) if wait => {
+                if !told {
+                    output::say(format_args!(
+                        "omnirun: session {session} is in use by process {}; waiting until it is idle",
+                        holder.pid
+                    ));
+                    told = true;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(error) => return Err(error),
+            Ok(Some(out)) => {
+                output::say(format_args!(
+                    "copied {} entries, {}",
+                    out.entries,
+                    ByteSize(out.bytes)
+                ));
+                return Ok(());
+            }
+            Ok(None) => return Ok(()),
         }
-        Way::In { source, path, .. } => factory.copy_in(&row.hash, &source, &path).await?,
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -119,6 +145,7 @@ mod tests {
             Args {
                 source: source.into(),
                 dest: dest.into(),
+                wait: false,
             }
             .way()
         };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{CopyError, pack, unpack::UnpackError};
+use omnirun_sandboxes::SandboxSize;
 use std::{fs, path::PathBuf};
 
 struct Idle {
@@ -92,6 +93,64 @@ async fn what_a_hostile_guest_sends_leaves_nothing() {
         "{refused:?}"
     );
     assert!(idle.found().is_empty() && !idle.host.tmp.path().join("escaped").exists());
+}
+
+#[tokio::test]
+async fn no_link_comes_that_would_lead_to_its_neighbours_on_the_host() {
+    let idle = idle().await;
+    idle.sends(&[("f", "text")]);
+    let link = |name: &str, target: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        tar.append_link(&mut header, name, target).unwrap();
+        tar.into_inner().unwrap()
+    };
+    for bytes in [link("dir/l", "../.ssh/id_rsa"), link("dir", ".ssh/id_rsa")] {
+        *idle.host.fake.archive.lock().unwrap() = bytes;
+        let refused = idle.copy_out("out/dir", idle.out.clone()).await;
+        assert!(
+            matches!(refused, Err(CopyError::Unpack(UnpackError::Link(_)))),
+            "{refused:?}"
+        );
+        assert!(idle.found().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_nothing_is_not_a_copy() {
+    let idle = idle().await;
+    idle.sends(&[("f", "text")]);
+    *idle.host.fake.archive.lock().unwrap() = vec![0; 1024];
+    let nothing = idle.copy_out("out/dir", idle.out.clone()).await;
+    assert!(nothing.is_err() && idle.found().is_empty(), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a_copy_takes_the_sandbox_that_is_at_hand_and_leaves_the_retention_as_it_is() {
+    let mut idle = idle().await;
+    // Not the worker's configuration: the command knows neither its size nor its retention.
+    idle.host.config.keep = Duration::from_secs(1);
+    let source = idle.out.join("data.csv");
+    fs::write(&source, "1,2").unwrap();
+    idle.copy_in(source.clone(), "").await.unwrap();
+    let asked = || idle.host.fake.last_size.lock().unwrap().unwrap();
+    assert_eq!(asked(), idle.host.config.size);
+    let size = SandboxSize {
+        vcpus: 2,
+        memory: ByteSize::mib(256),
+    };
+    *idle.host.fake.ready_size.lock().unwrap() = Some(size);
+    idle.copy_in(source, "").await.unwrap();
+    assert_eq!(asked(), size);
+    let hash = SessionHash::of(&key());
+    let row = idle.host.process().store().get(&hash).unwrap().unwrap();
+    assert_eq!(
+        Duration::from_millis(row.keep_ms.unsigned_abs()),
+        crate::config::DEFAULT_KEEP
+    );
 }
 
 #[tokio::test]

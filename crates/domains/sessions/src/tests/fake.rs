@@ -10,7 +10,7 @@ use omnirun_guest_proto::message::{Block, BlockKind, FileStat, Tool, ToolResult}
 use omnirun_ids::{Digest, TemplateName};
 use omnirun_images::{Image, Template};
 use omnirun_redact::Guest;
-use omnirun_sandboxes::{ClaimSpec, SandboxSpec};
+use omnirun_sandboxes::{ClaimSpec, SandboxSize, SandboxSpec};
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
@@ -50,6 +50,9 @@ pub struct Fake {
     pub modes: Mutex<BTreeMap<String, u32>>,
     /// Folders that something was unpacked into.
     pub unpacked_in: Mutex<Vec<String>>,
+    /// The size that there is a snapshot for, and the one that the last pool was asked for.
+    pub ready_size: Mutex<Option<SandboxSize>>,
+    pub last_size: Mutex<Option<SandboxSize>>,
     /// Whether a sandbox has the disk.
     attached: Arc<AtomicBool>,
     /// Kills of the sandboxes that live, by number.
@@ -112,8 +115,13 @@ impl Platform for FakePlatform {
         Ok(std::fs::write(path, b"fresh")?)
     }
 
-    fn pool(&self, _spec: SandboxSpec) -> DynPool {
+    fn ready_size(&self, _spec: &SandboxSpec) -> Option<SandboxSize> {
+        *self.0.ready_size.lock().unwrap()
+    }
+
+    fn pool(&self, spec: SandboxSpec) -> DynPool {
         self.0.pools.fetch_add(1, SeqCst);
+        *self.0.last_size.lock().unwrap() = Some(spec.size);
         Arc::new(FakePool(self.0.clone()))
     }
 

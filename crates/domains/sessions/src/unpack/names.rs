@@ -31,9 +31,12 @@ pub(super) fn relative(name: &[u8]) -> Result<Option<PathBuf>, UnpackError> {
     Ok((!path.as_os_str().is_empty()).then_some(path))
 }
 
-/// Whether a link at this path leads to something below the top, whatever other links there are.
-pub(super) fn stays(link: &Path, target: &Path) -> bool {
-    let mut depth = link.components().count() - 1;
+/// Whether a link at this path leads to something below the top, whatever other links there are; with `named`, below the
+/// one name at the top.
+pub(super) fn stays(link: &Path, target: &Path, named: bool) -> bool {
+    let Some(mut depth) = link.components().count().checked_sub(1 + usize::from(named)) else {
+        return false;
+    };
     let mut down = false;
     let empty = target.as_os_str().is_empty() || target.as_os_str().as_bytes().contains(&0);
     !empty
