@@ -76,6 +76,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         let observer: Arc<dyn Observer> = if args.watch { Arc::new(table::Table::new()) } else { Arc::new(Ignore) };
         let exit = async {
             let hands = args.serve.hands(&host)?;
+            let _sweeping = hands.keep_swept();
             // Without an image or a VMM that works every session would fail: better not to claim any.
             tokio::select! {
                 biased;

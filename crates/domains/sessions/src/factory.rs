@@ -2,22 +2,20 @@
 
 use crate::{
     BoxError, DynPool, Hands, HandsError, HandsFactory, Isolation, Platform, SessionsConfig,
-    config::default_floor, session::Session,
+    config::default_floor,
+    session::Session,
+    warm::{self, Warmed},
 };
 use async_trait::async_trait;
-use omnirun_ids::{ApiId, ByteSize, Digest, SessionKey};
+use omnirun_ids::{ApiId, ByteSize, SessionKey};
 use omnirun_images::Image;
 use omnirun_sandboxes::{IsolationGroup, SandboxSpec};
 use omnirun_store::{
     DataDir, Db, StoreError,
     sessions::{Lease, NewSession, Removal, SessionHash, SessionRow, SessionState, Sessions},
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Why sessions cannot be served, or one cannot.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +78,11 @@ pub(crate) struct Shared {
     pub platform: Arc<dyn Platform>,
     pub store: Sessions,
     pub dir: DataDir,
-    /// Pools of sessions that were claimed and not opened yet, and the base that their sandboxes have.
-    warmed: Mutex<HashMap<SessionKey, (Digest, DynPool)>>,
+    pub warmed: Warmed,
 }
 
-/// A session that was claimed and is not opened within this time keeps no clone any longer.
-const WARM: Duration = Duration::from_secs(60);
+/// How often a process that runs on looks for sessions whose time is over.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Opens sessions over real sandboxes.
 #[derive(Clone)]
@@ -117,21 +114,41 @@ impl SessionFactory {
                 platform,
                 store,
                 dir: dir.clone(),
-                warmed: Mutex::default(),
+                warmed: Warmed::default(),
             }),
         };
-        for Removal { hash, what } in factory.sweep()? {
-            tracing::info!(session.hash = %hash, removed = what, "session removed");
-        }
+        said(factory.sweep()?);
         Ok(factory)
     }
 
-    /// Removes the sessions whose time is over, and what dead processes left half-made. Also for a timer.
+    /// Removes the sessions whose time is over, and what dead processes left half-made.
     ///
     /// # Errors
     /// [`SessionsError::Store`].
     pub fn sweep(&self) -> Result<Vec<Removal>, SessionsError> {
         Ok(self.shared.store.sweep()?)
+    }
+
+    /// Sweeps again and again, for as long as the handle lives: a process that runs for weeks keeps no disk longer than
+    /// its time.
+    pub fn keep_swept(&self) -> AbortOnDropHandle<()> {
+        let factory = self.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let factory = factory.clone();
+                let swept = tokio::task::spawn_blocking(move || factory.sweep()).await;
+                match swept {
+                    Ok(Ok(removed)) => said(removed),
+                    Ok(Err(error)) => tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot remove sessions whose time is over"
+                    ),
+                    // The runtime ends.
+                    Err(_) => return,
+                }
+            }
+        }))
     }
 
     /// The sessions in the store.
@@ -143,29 +160,7 @@ impl SessionFactory {
 #[async_trait]
 impl HandsFactory for SessionFactory {
     fn warm(&self, key: &SessionKey) {
-        let (shared, key) = (self.shared.clone(), key.clone());
-        let begin = {
-            let (shared, key) = (shared.clone(), key.clone());
-            move || {
-                let row = shared.store.get(&SessionHash::of(&key)).ok().flatten();
-                let image = match row.filter(|row| row.state == SessionState::Ready) {
-                    Some(row) => image_of(shared.platform.as_ref(), &row).ok()?,
-                    None => shared.platform.image(&shared.config.template).ok()?,
-                };
-                let base = image.base_digest.clone();
-                let pool = pool(&shared, &key, image);
-                pool.refill();
-                shared.warmed().insert(key, (base, pool));
-                Some(())
-            }
-        };
-        // A hint: what goes wrong here goes wrong again in `open`, which says so.
-        tokio::spawn(async move {
-            if let Ok(Some(())) = tokio::task::spawn_blocking(begin).await {
-                tokio::time::sleep(WARM).await;
-                shared.warmed().remove(&key);
-            }
-        });
+        warm::begin(&self.shared, key);
     }
 
     async fn forget(&self, key: &SessionKey) -> Result<Vec<String>, HandsError> {
@@ -182,9 +177,15 @@ impl HandsFactory for SessionFactory {
     }
 }
 
+fn said(removed: Vec<Removal>) {
+    for Removal { hash, what } in removed {
+        tracing::info!(session.hash = %hash, removed = what, "session removed");
+    }
+}
+
 /// Removes a session that nobody serves, without opening it first.
 async fn forget(shared: &Arc<Shared>, key: &SessionKey) -> Result<Vec<String>, HandsError> {
-    shared.warmed().remove(key);
+    shared.warmed.take(key);
     let (store, hash) = (shared.store.clone(), SessionHash::of(key));
     let removed = tokio::task::spawn_blocking(move || {
         if store.get(&hash)?.is_none() {
@@ -214,19 +215,13 @@ async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> R
         })?;
     // The pool that was begun at the claim, with the clone that is on its way in it; unless the template has been built
     // anew since.
-    let warmed = shared.warmed().remove(key).filter(|(base, _)| *base == row.base);
+    let warmed = shared.warmed.take(key).filter(|(base, _)| *base == row.base);
     let pool = warmed.map_or_else(|| pool(shared, key, image), |(_, pool)| pool);
     pool.refill();
     Ok(Session::new(shared.clone(), lease, row, isolation, pool))
 }
 
-impl Shared {
-    pub(crate) fn warmed(&self) -> MutexGuard<'_, HashMap<SessionKey, (Digest, DynPool)>> {
-        self.warmed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>) -> DynPool {
+pub(crate) fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>) -> DynPool {
     shared.platform.pool(SandboxSpec {
         image,
         size: shared.config.size,

@@ -45,6 +45,7 @@ mod prepare;
 mod run;
 mod session;
 pub mod unpack;
+mod warm;
 
 pub use config::{Isolation, SessionsConfig, default_floor};
 pub use copy::CopyError;

@@ -1,7 +1,7 @@
 //! The hands of one session: its journal around its sandboxes.
 
 use crate::{
-    Answer, CallOutcome, Hands, HandsError, Isolation, Release, ToolCall,
+    Answer, BoxError, CallOutcome, Hands, HandsError, Isolation, Release, ToolCall,
     factory::{Shared, failed},
     outcome,
     prepare::{PrepareError, Preparer, Ready, lap},
@@ -327,9 +327,9 @@ impl Hands for Session {
             }
             Release::Remove => {
                 let removed = tokio::task::spawn_blocking(move || match Arc::into_inner(lease) {
-                    Some(lease) => shared.store.remove(lease),
-                    // Never seen: all tasks that share it have been joined.
-                    None => Ok(Vec::new()),
+                    Some(lease) => Ok(shared.store.remove(lease)?),
+                    // A result that was being written when its call was dropped.
+                    None => Err(BoxError::from("its journal is still being written")),
                 });
                 let removed = removed.await.map_err(|e| failed("remove the session", e))?;
                 said.extend(removed.map_err(|e| failed("remove the session", e))?);

@@ -297,7 +297,7 @@ async fn a_vm_that_dies_between_calls_is_replaced_and_the_model_is_told() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_last_words_of_a_vm_count() {
     let host = Host::new(Isolation::Call);
     let mut hands = host.open().await;
@@ -325,15 +325,15 @@ async fn a_cancelled_call_has_its_partial_output() {
     let host = Host::new(Isolation::Call);
     let mut hands = host.open().await;
     let cancel = CancellationToken::new();
-    let later = cancel.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        later.cancel();
+    let (call, ran) = (bash("sevt_1", "until-cancelled"), || {
+        host.fake.runs("until-cancelled") == 1
     });
-    let outcome = hands
-        .call(&bash("sevt_1", "until-cancelled"), cancel.clone())
-        .await
-        .unwrap();
+    let running = hands.call(&call, cancel.clone());
+    let (outcome, ()) = tokio::join!(running, async {
+        wait_for(ran).await;
+        cancel.cancel();
+    });
+    let outcome = outcome.unwrap();
     assert_eq!((outcome.is_error, text(&outcome)), (true, "partial".to_owned()));
 
     // Cancelled before its start it has not run, and may be run another time.
@@ -377,6 +377,21 @@ async fn notes_of_ours_are_in_the_result() {
 }
 
 #[tokio::test]
+async fn in_a_living_sandbox_the_files_of_what_writes_are_synced_with_the_call() {
+    let host = Host::new(Isolation::Session);
+    let mut hands = host.open().await;
+    assert!(!text(&run(&mut hands, "sevt_1", "a").await).contains("missing"));
+    assert!(text(&run(&mut hands, "sevt_2", "unsynced").await).contains("may be missing"));
+    let read = ToolCall {
+        name: "read".into(),
+        input: Guest(r#"{"file_path":"a"}"#.into()),
+        ..bash("sevt_3", "")
+    };
+    let outcome = hands.call(&read, CancellationToken::new()).await.unwrap();
+    assert!(!text(&outcome).contains("missing"), "{}", text(&outcome));
+}
+
+#[tokio::test]
 async fn a_session_has_one_holder() {
     let host = Host::new(Isolation::Call);
     let hands = host.open().await;
@@ -410,10 +425,34 @@ async fn a_claimed_session_is_opened_over_the_pool_that_was_begun_for_it() {
     let host = Host::new(Isolation::Call);
     let process = host.process();
     process.warm(&key());
-    wait_for(|| process.shared.warmed().contains_key(&key())).await;
+    wait_for(|| process.shared.warmed.is_ready(&key())).await;
     let mut hands = process.open(&key(), &BTreeMap::new()).await.unwrap();
     run(&mut hands, "sevt_1", "a").await;
     assert_eq!(host.fake.pools.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_nobody_opens_goes_and_a_later_claims_stays() {
+    let host = Host::new(Isolation::Call);
+    let process = host.process();
+    let ready = || process.shared.warmed.is_ready(&key());
+    process.warm(&key());
+    wait_for(ready).await;
+    tokio::time::advance(Duration::from_secs(40)).await;
+    // Taken, and claimed again: the first claim's time is not the second's.
+    assert!(process.shared.warmed.take(&key()).is_some());
+    process.warm(&key());
+    wait_for(ready).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(ready());
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(!ready());
+    // Opened before its pool was begun: the pool is not begun any more.
+    process.warm(&key());
+    process.shared.warmed.take(&key());
+    let pools = host.fake.pools.load(SeqCst);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(!ready() && host.fake.pools.load(SeqCst) == pools);
 }
 
 #[tokio::test]
@@ -494,4 +533,20 @@ async fn a_session_whose_time_is_over_goes_at_the_next_start() {
     host.config.keep = Duration::ZERO;
     host.open().await.close(Release::Keep).await.unwrap();
     assert!(!host.has_disk());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_runs_on_keeps_no_session_longer_than_its_time() {
+    let mut host = Host::new(Isolation::Call);
+    host.config.keep = Duration::ZERO;
+    let process = host.process();
+    let served = process.open(&key(), &BTreeMap::new()).await.unwrap();
+    let disk = process.store().disk_path(&SessionHash::of(&key()));
+    let _sweeping = process.keep_swept();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(disk.exists(), "it is being served");
+    served.close(Release::Keep).await.unwrap();
+    assert!(disk.exists());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!disk.exists());
 }
