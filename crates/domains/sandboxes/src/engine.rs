@@ -5,7 +5,7 @@ mod templates;
 
 use crate::{
     EngineError,
-    owner::{Claim, CloneTask, Context, Registry, Woken, ask_end, draw_id},
+    owner::{Claim, CloneTask, Context, RESTORE, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox},
     snapshot::{Notice, SnapshotInfo, SnapshotLimits, SnapshotStore, Template},
@@ -17,9 +17,9 @@ use futures::future::BoxFuture;
 use memory::HostMemory;
 use omnirun_guest_client::message::Claimed;
 use omnirun_ids::{ByteSize, Digest};
-use omnirun_store::{DataDir, Db, Owner, Vms};
+use omnirun_store::{DataDir, Db, Owner, OwnerId, Vms};
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{Vmm, VmmFacts};
+use omnirun_vmm::{Vmm, VmmError, VmmFacts};
 use std::{
     collections::HashMap,
     fs::File,
@@ -137,6 +137,11 @@ impl Engine {
     /// What the VMM is.
     pub fn vmm(&self) -> &VmmFacts {
         self.inner.context.vmm.facts()
+    }
+
+    /// Who this process is as an owner. What has this name as its extension in `tmp/` is removed when it has died.
+    pub fn owner(&self) -> &OwnerId {
+        &self.inner.context.owner
     }
 
     /// How many VMs this process owns, spares included.
@@ -297,8 +302,10 @@ impl Inner {
         match woken {
             Ok(woken) => Ok(Sandbox::new(shared, woken)),
             Err(error) => {
-                if matches!(error, EngineError::Vmm { .. }) {
-                    self.suspect(template).await;
+                if let EngineError::Vmm { step, source, .. } = &error {
+                    let refused = *step == RESTORE
+                        && matches!(source, VmmError::Refused { .. } | VmmError::Gone { .. });
+                    self.suspect(template, refused).await;
                 }
                 Err(error)
             }

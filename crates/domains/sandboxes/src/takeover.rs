@@ -5,6 +5,7 @@
 //!     for each of its VMs: end the VMM, wait, remove the run folder, remove the row      [teardown]
 //!     forget the owner, if nothing is left
 //!   rows without any owner file, run folders without any row: the same
+//!   work in tmp/ under the name of an owner, files that were being written: removed
 //! ```
 //!
 //! Session disks are not touched: they belong to sessions, and outlive every owner.
@@ -19,7 +20,11 @@ use omnirun_store::{
 };
 use omnirun_vm_machine::Why;
 use omnirun_vmm::{VmIdentity, Vmm};
-use std::{collections::HashSet, fmt, fs, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 /// What a takeover found and removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,14 +33,14 @@ pub struct TakeoverReport {
     pub owners: Vec<String>,
     /// Their VMs.
     pub sandboxes: Vec<TeardownReport>,
-    /// Run folders and unfinished work of nobody.
-    pub folders: Vec<PathBuf>,
+    /// Run folders, unfinished work and half-written files of nobody.
+    pub paths: Vec<PathBuf>,
 }
 
 impl TakeoverReport {
     /// Whether there was nothing.
     pub fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.sandboxes.is_empty() && self.folders.is_empty()
+        self.owners.is_empty() && self.sandboxes.is_empty() && self.paths.is_empty()
     }
 
     /// Whether all of it is gone.
@@ -47,11 +52,8 @@ impl TakeoverReport {
     pub fn lines(&self) -> Vec<String> {
         let owners = self.owners.iter().cloned();
         let sandboxes = self.sandboxes.iter().map(ToString::to_string);
-        let folders = self
-            .folders
-            .iter()
-            .map(|f| format!("run folder {} of no sandbox", f.display()));
-        owners.chain(sandboxes).chain(folders).collect()
+        let paths = self.paths.iter().map(|p| of_nobody(p));
+        owners.chain(sandboxes).chain(paths).collect()
     }
 }
 
@@ -87,22 +89,28 @@ pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<Takeove
         }
         for identity in folders_without_row(data, &vms)? {
             // A VMM without a row cannot be, but a folder is the last place where one would show.
-            let _ = vmm.reap(&identity).await;
-            if remove_folder(&identity.run_dir).unwrap_or(false) {
-                report.folders.push(identity.run_dir);
+            let reaped = vmm.reap(&identity).await.is_ok();
+            if reaped && remove_folder(&identity.run_dir).unwrap_or(false) {
+                report.paths.push(identity.run_dir);
             }
         }
         for path in unfinished(data)? {
             let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
+                // A bench runs VMs that have no row: their run folders are in here.
+                let mut reaped = true;
+                for identity in run_folders(&path)? {
+                    reaped &= vmm.reap(&identity).await.is_ok();
+                }
+                reaped && remove_folder(&path).unwrap_or(false)
             } else {
-                fs::remove_file(&path)
+                fs::remove_file(&path).is_ok()
             };
-            if removed.is_ok() {
-                report.folders.push(path);
+            if removed {
+                report.paths.push(path);
             }
         }
     }
+    report.paths.extend(data.sweep_unfinished());
     Ok(report)
 }
 
@@ -128,8 +136,13 @@ pub fn look(data: &DataDir, db: &Db) -> Result<Vec<String>, EngineError> {
         .map(|f| f.run_dir)
         .collect();
     folders.extend(unfinished(data)?);
-    lines.extend(folders.iter().map(|f| format!("{}, of nobody", f.display())));
+    folders.extend(data.unfinished());
+    lines.extend(folders.iter().map(|f| of_nobody(f)));
     Ok(lines)
+}
+
+fn of_nobody(path: &Path) -> String {
+    format!("{}, of nobody", path.display())
 }
 
 fn describe(owner: &DeadOwner) -> String {
@@ -160,42 +173,43 @@ fn ownerless(data: &DataDir, vms: &Vms) -> Result<Vec<VmRow>, StoreError> {
 
 /// Run folders that have no row. Folders are listed first: a row is there before its folder.
 fn folders_without_row(data: &DataDir, vms: &Vms) -> Result<Vec<VmIdentity>, StoreError> {
-    let run = data.run();
-    let err = |source| StoreError::File {
-        step: "list",
-        path: run.clone(),
-        source,
-    };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&run).map_err(err)? {
-        let entry = entry.map_err(err)?;
-        let id = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<SandboxId>().ok());
-        if let Some(sandbox) = id.filter(|id| id.as_str().starts_with("sbx_")) {
-            found.push(VmIdentity {
-                sandbox,
-                run_dir: entry.path(),
-            });
-        }
-    }
+    let mut found = run_folders(&data.run())?;
     let known: HashSet<SandboxId> = vms.all()?.into_iter().map(|row| row.id).collect();
     found.retain(|identity| !known.contains(&identity.sandbox));
     Ok(found)
 }
 
-/// What owners that do not live any more had under way in `tmp/`: names that end in an owner's id.
-fn unfinished(data: &DataDir) -> Result<Vec<PathBuf>, StoreError> {
-    let tmp = data.tmp();
+/// The run folders in a folder, by their names.
+fn run_folders(folder: &Path) -> Result<Vec<VmIdentity>, StoreError> {
+    let mut found = Vec::new();
+    for path in list(folder)? {
+        let id = path
+            .file_name()
+            .and_then(|n| n.to_str()?.parse::<SandboxId>().ok());
+        if let Some(sandbox) = id.filter(|id| id.as_str().starts_with("sbx_")) {
+            found.push(VmIdentity {
+                sandbox,
+                run_dir: path,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let err = |source| StoreError::File {
         step: "list",
-        path: tmp.clone(),
+        path: folder.to_owned(),
         source,
     };
+    let entries = fs::read_dir(folder).map_err(err)?;
+    entries.map(|e| Ok(e.map_err(err)?.path())).collect()
+}
+
+/// What owners that do not live any more had under way in `tmp/`: names that end in an owner's id.
+fn unfinished(data: &DataDir) -> Result<Vec<PathBuf>, StoreError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(&tmp).map_err(err)? {
-        let path = entry.map_err(err)?.path();
+    for path in list(&data.tmp())? {
         let owner = path.extension().and_then(|e| e.to_str()).and_then(OwnerId::parse);
         found.extend(owner.map(|owner| (owner, path)));
     }

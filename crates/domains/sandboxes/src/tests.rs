@@ -316,6 +316,26 @@ async fn a_truncated_snapshot_is_made_anew_with_a_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_that_the_vmm_refuses_is_made_anew_by_the_next_use() {
+    let b = bench().await;
+    b.engine.prepare(&spec()).await.unwrap();
+    b.vmm.set_fault(Step::Restore, Fault::Error);
+    let error = b.engine.create(spec()).await.unwrap_err();
+    assert!(matches!(error, EngineError::Vmm { .. }), "{error}");
+    b.vmm.clear_faults();
+    life(&b.engine, b.claim()).await.unwrap();
+    assert_eq!(b.vmm.counts().0, 2, "it was booted again");
+    // What fails elsewhere is no fault of the snapshot's.
+    b.vmm.set_fault(Step::Resume, Fault::Error);
+    assert!(b.engine.create(spec()).await.is_err());
+    b.vmm.clear_faults();
+    life(&b.engine, b.claim()).await.unwrap();
+    assert_eq!(b.vmm.counts().0, 2);
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after a refused snapshot");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_dead_owner_left_is_taken_over() {
     let b = bench().await;
     let dead = b.other().await;
@@ -343,7 +363,17 @@ async fn what_a_dead_owner_left_is_taken_over() {
     );
     // A folder and a row of nobody.
     std::fs::create_dir(b.root.join("run/sbx_0123456789abcdef01234567")).unwrap();
-    assert_eq!(b.engine.take_over().await.unwrap().folders.len(), 1);
+    assert_eq!(b.engine.take_over().await.unwrap().paths.len(), 1);
+    // Work that a dead owner had under way, with a VM that has no row, and a file that was half written.
+    let work = b.root.join("tmp/bench-1.own_0123456789abcdef01234567");
+    std::fs::create_dir_all(work.join("sbx_0123456789abcdef01234567")).unwrap();
+    std::fs::write(b.root.join("snapshot.key.0123456789abcdef.new"), "half").unwrap();
+    let mine = b.root.join("tmp").join(format!("bench-2.{}", b.engine.owner()));
+    std::fs::create_dir(&mine).unwrap();
+    assert_eq!(crate::look(b.engine.data(), b.engine.db()).unwrap().len(), 2);
+    assert_eq!(b.engine.take_over().await.unwrap().paths.len(), 2);
+    assert!(!work.exists() && mine.exists());
+    std::fs::remove_dir(mine).unwrap();
     b.engine.shutdown().await;
     b.assert_nothing_left("after a takeover");
 }

@@ -176,15 +176,23 @@ impl Inner {
         })
     }
 
-    /// A VMM did not take a snapshot. It may have rotted in a way that inode, size and ctime do not show: read it
-    /// whole, and if it is bad, let the next use make another.
-    pub(super) async fn suspect(&self, template: &Arc<Template>) {
-        if let Ok(snapshot::Lookup::Useless { reason }) = self.look(&template.key, true).await {
-            tracing::warn!(%reason, "the snapshot will be made anew");
-            if let Ok(Some(_lock)) = self.snapshots.try_lock(&template.digest) {
-                let _ = self.snapshots.remove(&template.digest);
+    /// A clone of a snapshot could not be started. The snapshot may have rotted in a way that inode, size and ctime do
+    /// not show, so it is read whole. Or it is whole, and the VMM `refused` to load it: then it fits this host no more,
+    /// for a reason that its key does not know. In both cases the next use makes another.
+    pub(super) async fn suspect(&self, template: &Arc<Template>, refused: bool) {
+        let reason = match self.look(&template.key, true).await {
+            Ok(snapshot::Lookup::Useless { reason }) => reason,
+            // Another has been made meanwhile: that one has not been tried.
+            Ok(snapshot::Lookup::Good(found)) if found.created_ms != template.created_ms => {
+                return self.forget_template(&template.digest, template);
             }
-            self.forget_template(&template.digest, template);
+            Ok(snapshot::Lookup::Good(_)) if refused => "the VMM does not take it".to_owned(),
+            _ => return,
+        };
+        tracing::warn!(%reason, "the snapshot will be made anew");
+        if let Ok(Some(_lock)) = self.snapshots.try_lock(&template.digest) {
+            let _ = self.snapshots.remove(&template.digest);
         }
+        self.forget_template(&template.digest, template);
     }
 }

@@ -3,11 +3,11 @@
 use super::random;
 use crate::{EngineError, snapshot::Template, spec::ClaimSpec};
 use omnirun_guest_client::{
-    ClientError,
+    ClientError, GuestClient,
     message::{Claim as ClaimRequest, EnvVar, Wake},
 };
 use omnirun_ids::SandboxId;
-use omnirun_vmm::VmmError;
+use omnirun_vmm::{ChannelStream, VmmError};
 use std::{
     future::Future,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -21,12 +21,30 @@ pub(crate) fn vmm_error(id: &SandboxId, step: &'static str, source: VmmError) ->
     }
 }
 
-pub(crate) fn timeout(id: &SandboxId, step: &'static str, limit: Duration) -> EngineError {
+fn timeout(id: &SandboxId, step: &'static str, limit: Duration) -> EngineError {
     EngineError::Timeout {
         sandbox: id.clone(),
         step,
         seconds: limit.as_secs(),
     }
+}
+
+/// The agent's first answer, with a bound.
+pub(crate) async fn connect(
+    id: &SandboxId,
+    stream: ChannelStream,
+    limit: Duration,
+) -> Result<GuestClient, EngineError> {
+    GuestClient::connect(stream, limit)
+        .await
+        .map_err(|source| match source {
+            ClientError::Timeout => timeout(id, "answer", limit),
+            source => EngineError::Guest {
+                sandbox: id.clone(),
+                step: "answer",
+                source,
+            },
+        })
 }
 
 /// A call to the guest, with a bound: nothing waits for a guest without one.

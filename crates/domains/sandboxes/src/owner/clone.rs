@@ -2,7 +2,7 @@
 
 use super::{
     Claim, ClaimAnswer, Context, Msg, Owned, Ready, Stop, Woken,
-    calls::{bounded, claim_request, realtime_ns, timeout, vmm_error, wake_request},
+    calls::{bounded, claim_request, connect, realtime_ns, vmm_error, wake_request},
     draw_id,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     timings::Timings,
 };
 use omnirun_guest_client::{
-    ClientError, GuestClient,
+    GuestClient,
     message::{Claimed, Wake},
 };
 use omnirun_store::VmState;
@@ -31,6 +31,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const WAKE_LIMIT: Duration = Duration::from_secs(30);
 /// A claim mounts the session disk and replays its journal.
 const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+/// The step in which a VMM says whether it takes a snapshot.
+pub(crate) const RESTORE: &str = "restore the snapshot";
 /// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
 const QUEUE: usize = 16;
 
@@ -153,7 +155,7 @@ impl CloneTask {
             let vm = vmm
                 .restore(spec)
                 .await
-                .map_err(|source| vmm_error(&id, "restore the snapshot", source))?;
+                .map_err(|source| vmm_error(&id, RESTORE, source))?;
             timings.since("restore", since);
             Ok(vm)
         };
@@ -182,18 +184,6 @@ impl CloneTask {
                 .channel()
                 .await
                 .map_err(|source| vmm_error(&id, "open the channel", source))?;
-            let connect = async {
-                GuestClient::connect(stream, WAKE_LIMIT)
-                    .await
-                    .map_err(|source| match source {
-                        ClientError::Timeout => timeout(&id, "answer", WAKE_LIMIT),
-                        source => EngineError::Guest {
-                            sandbox: id.clone(),
-                            step: "answer",
-                            source,
-                        },
-                    })
-            };
             let resume = async {
                 let resumed = vm
                     .resume()
@@ -202,7 +192,7 @@ impl CloneTask {
                 timings.since("resume", since);
                 resumed
             };
-            tokio::try_join!(connect, resume).map(|(guest, ())| guest)
+            tokio::try_join!(connect(&id, stream, WAKE_LIMIT), resume).map(|(guest, ())| guest)
         };
         let guest = self.owned.step(greet).await?;
         timings.since("connect", since);

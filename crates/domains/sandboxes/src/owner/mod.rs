@@ -19,8 +19,8 @@ mod clone;
 mod messages;
 mod registry;
 
-pub(crate) use calls::{bounded, timeout, vmm_error};
-pub(crate) use clone::CloneTask;
+pub(crate) use calls::{bounded, connect, vmm_error};
+pub(crate) use clone::{CloneTask, RESTORE};
 pub(crate) use messages::{Claim, ClaimAnswer, Msg, Ready, Woken};
 pub(crate) use registry::Registry;
 

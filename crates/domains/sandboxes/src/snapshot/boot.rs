@@ -3,11 +3,10 @@
 use super::{SnapshotError, SnapshotKey, SnapshotStore, store::Found};
 use crate::{
     EngineError,
-    owner::{Context, Owned, Stop, bounded, draw_id, timeout, vmm_error},
+    owner::{Context, Owned, Stop, bounded, connect, draw_id, vmm_error},
     spec::SandboxSpec,
     teardown::TeardownReport,
 };
-use omnirun_guest_client::{ClientError, GuestClient};
 use omnirun_vm_machine::{Event, Kind, Why};
 use omnirun_vmm::{BootSpec, DeviceState, MachineSize};
 use std::{
@@ -168,17 +167,7 @@ impl BootTask {
                     .channel()
                     .await
                     .map_err(|source| vmm_error(&id, "open the channel", source))?;
-                let guest =
-                    GuestClient::connect(stream, BOOT_LIMIT)
-                        .await
-                        .map_err(|source| match source {
-                            ClientError::Timeout => timeout(&id, "answer", BOOT_LIMIT),
-                            source => EngineError::Guest {
-                                sandbox: id.clone(),
-                                step: "answer",
-                                source,
-                            },
-                        })?;
+                let guest = connect(&id, stream, BOOT_LIMIT).await?;
                 bounded(&id, "warm up", WARM_LIMIT, guest.warm()).await?;
                 // A clone finds no open connection of ours in its memory.
                 drop(guest);

@@ -1,14 +1,15 @@
 //! The manifest of a snapshot: its key and the keyed digest of each file, itself authenticated.
 
-use super::{SnapshotError, SnapshotKey};
+use super::{SnapshotError, SnapshotKey, store::unwrap_file};
 use hmac::{Hmac, KeyInit, Mac};
+use omnirun_store::Unfinished;
 use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 
@@ -61,24 +62,16 @@ impl MacKey {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(err("open")(e)),
             }
-            let mut drawn = [0u8; 40];
-            rustix::rand::getrandom(&mut drawn, rustix::rand::GetRandomFlags::empty())
+            let mut key = [0u8; 32];
+            rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())
                 .map_err(|e| err("draw the bytes of")(e.into()))?;
-            let (key, name) = drawn.split_at(32);
             // Whole or not at all, and the first process to be there wins: link(2) does not replace.
-            let tmp = path.with_extension(format!("new-{}", hex::encode(name)));
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&tmp)
-                .map_err(err("create"))?;
-            let made = file
-                .write_all(key)
-                .and_then(|()| file.sync_all())
-                .and_then(|()| fs::hard_link(&tmp, path));
-            let _ = fs::remove_file(&tmp);
+            let new = Unfinished::create(path).map_err(unwrap_file)?;
+            let made = new
+                .as_file()
+                .write_all(&key)
+                .and_then(|()| new.as_file().sync_all())
+                .and_then(|()| fs::hard_link(new.path(), path));
             match made {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(err("create")(e)),
                 _ => {}

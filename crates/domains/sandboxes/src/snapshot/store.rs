@@ -134,7 +134,7 @@ impl SnapshotStore {
     pub(crate) fn too_old(&self, created_ms: i64) -> bool {
         let age = now_ms().saturating_sub(created_ms);
         // A clock that went back makes it neither old nor young.
-        u64::try_from(age).is_ok_and(|age| Duration::from_millis(age) > self.limits.max_age)
+        u64::try_from(age).is_ok_and(|age| Duration::from_millis(age) >= self.limits.max_age)
     }
 
     fn check(&self, key: &SnapshotKey, thorough: bool) -> Result<Option<Found>, SnapshotError> {
@@ -346,7 +346,7 @@ fn write_manifest(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
 }
 
 /// The store's file errors are this module's.
-fn unwrap_file(error: StoreError) -> SnapshotError {
+pub(super) fn unwrap_file(error: StoreError) -> SnapshotError {
     match error {
         StoreError::File { step, path, source } => SnapshotError::File { step, path, source },
         other => SnapshotError::File {
