@@ -22,11 +22,26 @@ pub struct Host {
     pub engine: Arc<Engine>,
 }
 
+/// Removes what killed commands left that has no owner: unfinished builds, half-written files. Says what it was.
+pub fn sweep(data: &DataDir) -> Vec<String> {
+    let mut lines = omnirun_images::sweep(&data.tmp());
+    let files = data.sweep_unfinished();
+    lines.extend(
+        files
+            .iter()
+            .map(|f| format!("the half-written file {}", f.display())),
+    );
+    lines
+}
+
 /// Opens all of it, and clears up after owners that died. `command` is what this process is, for people; `pool_memory`
 /// what spare clones may take, a quarter of what is free if none is given.
 pub async fn open(global: &Global, command: &str, pool_memory: Option<ByteSize>) -> anyhow::Result<Host> {
     let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
     let db = Db::open(&data).context("cannot open the state database")?;
+    for line in sweep(&data) {
+        tracing::info!("removed {line}");
+    }
     let images = ImageStore::open(data.root())?;
     let vmm = Arc::new(Qemu::find().await?);
     let engine = Engine::open(EngineConfig {

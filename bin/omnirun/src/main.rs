@@ -1,9 +1,10 @@
 //! `omnirun`: one binary, a subcommand per file in [`commands`]. This file knows flags, logging and exit codes; what a
 //! command does is in its file, and what it does it with is in the libraries.
 
+#[macro_use]
+mod output;
 mod commands;
 mod host;
-mod output;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -67,7 +68,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // A mistake in the line is not to be taken for the exit code of a command that ran.
+            return match error.use_stderr() {
+                true => ExitCode::from(output::EXIT_OWN_FAILURE),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
     output::init_logging(&cli.global);
     let global = &cli.global;
     let result = match cli.command {
@@ -81,7 +92,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::main(global, args),
         Command::Sim(args) => commands::sim::main(global, args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "omnirun", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "omnirun", &mut script);
+            out!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     };

@@ -29,7 +29,22 @@ pub fn init_logging(global: &Global) {
     }
 }
 
-/// Prints a line for people. Unlike `eprintln!` it does not panic when nobody reads it any more.
+/// Prints a line on standard output. Unlike `println!` it does not panic when nobody reads it any more (`| head`).
+macro_rules! out {
+    ($($arg:tt)*) => { $crate::output::print(format_args!($($arg)*)) };
+}
+
+/// Prints a line for people on standard error, the same way.
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::output::say(format_args!($($arg)*)) };
+}
+
+/// Prints a line on standard output.
+pub fn print(line: impl std::fmt::Display) {
+    let _ = writeln!(anstream::stdout(), "{line}");
+}
+
+/// Prints a line for people.
 pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
@@ -37,7 +52,32 @@ pub fn say(line: impl std::fmt::Display) {
 /// Prints an error and its causes on one line.
 pub fn print_error(error: &anyhow::Error) {
     use owo_colors::OwoColorize;
-    say(format_args!("{} {error:#}", "omnirun:".red().bold()));
+    say!("{} {error:#}", "omnirun:".red().bold());
+}
+
+/// Text of a guest's or an agent's, without what a terminal would act upon.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Resolves at Ctrl-C or SIGTERM, with the exit code that says so.
+pub async fn interrupted() -> u8 {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminate.recv() => 143,
+    }
 }
 
 /// A runtime for one command.

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use omnirun_bench::{Floor, HostFacts, Report, Setup};
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_sandboxes::SandboxSize;
+use omnirun_store::sessions::{Durability, Sessions};
 use omnirun_vmm::{Vmm, qemu::Qemu};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -51,14 +52,27 @@ enum Group {
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     crate::output::runtime()?.block_on(async {
         let host = host::open(global, "omnirun bench", None).await?;
+        // Under our name as an owner, so that whoever finds it knows whether we live.
         let dir = tempfile::Builder::new()
             .prefix("bench-")
+            .suffix(&format!(".{}", host.engine.owner()))
             .tempdir_in(host.data.tmp())?;
-        let result = measure(&host, &args, dir.path().to_path_buf()).await;
-        host.engine.shutdown().await;
+        let result = tokio::select! {
+            result = measure(&host, &args, dir.path().to_path_buf()) => Ok(result),
+            code = crate::output::interrupted() => Err(code),
+        };
+        for report in host.engine.shutdown().await.iter().filter(|r| !r.is_clean()) {
+            say!("omnirun: {report}; `omnirun clean` tries again");
+        }
+        // The sessions of the bench: their time was over when they ended.
+        Sessions::new(&host.db, &host.data, Durability::default())?.sweep()?;
+        let result = match result {
+            Ok(result) => result,
+            Err(code) => return Ok(ExitCode::from(code)),
+        };
         let report = result?;
         if args.json {
-            println!("{}", serde_json::to_string(&report)?);
+            out!("{}", serde_json::to_string(&report)?);
         } else {
             print(&report);
         }
@@ -81,7 +95,7 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
         disk_bytes: ByteSize::gib(8).0,
         rounds: args.rounds as usize,
         dir: dir.clone(),
-        say: Box::new(|what| anstream::eprintln!("omnirun bench: {what}")),
+        say: Box::new(|what| say!("omnirun bench: {what}")),
     };
     (setup.say)("preparing snapshots");
     let machine = host.engine.prepare(&setup.spec()).await?.machine();
@@ -104,16 +118,19 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
 
 fn print(report: &Report) {
     let host = &report.host;
-    println!(
+    out!(
         "{} CPUs, {}, {}, Linux {}",
         host.cpus,
         host.cpu,
         ByteSize(host.memory),
         host.kernel
     );
-    println!(
+    out!(
         "{} ({}), guest Linux {}, {}",
-        host.vmm, host.accelerator, host.guest_kernel, host.sandbox
+        host.vmm,
+        host.accelerator,
+        host.guest_kernel,
+        host.sandbox
     );
     let mut table = Table::new();
     table
@@ -142,5 +159,5 @@ fn print(report: &Report) {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
+    out!("{table}");
 }

@@ -32,7 +32,9 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let mut clean = true;
     let sessions = Sessions::new(&db, &data, Durability::default())?;
     let mut lines = if args.dry_run {
-        look(&data, &db)?
+        let mut lines = omnirun_images::look(&data.tmp());
+        lines.extend(look(&data, &db)?);
+        lines
     } else {
         let mut lines = omnirun_images::sweep(&data.tmp());
         let report = output::runtime()?.block_on(async {
@@ -52,11 +54,11 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     lines.extend(overdue.into_iter().map(|removal| removal.what));
     if args.json {
         let key = if args.dry_run { "would_remove" } else { "removed" };
-        println!("{}", json!({ key: lines, "clean": clean }));
+        out!("{}", json!({ key: lines, "clean": clean }));
     } else if lines.is_empty() {
-        println!("nothing to clean");
+        out!("nothing to clean");
     } else {
-        lines.iter().for_each(|line| println!("{line}"));
+        lines.iter().for_each(|line| out!("{line}"));
     }
     if clean {
         return Ok(ExitCode::SUCCESS);

@@ -32,7 +32,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     checks.extend(host::checks());
     let report = Report::new(checks);
     if args.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         report.print();
     }

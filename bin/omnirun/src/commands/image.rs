@@ -4,7 +4,7 @@
 mod progress;
 mod show;
 
-use crate::{Global, output};
+use crate::{Global, host, output};
 use anyhow::Context;
 use clap::Subcommand;
 use omnirun_ids::{ByteSize, Digest, TemplateName};
@@ -95,8 +95,8 @@ fn mirror_url(text: &str) -> Result<String, String> {
 /// Runs the command.
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
-    for line in omnirun_images::sweep(&data.tmp()) {
-        anstream::eprintln!("removed {line}");
+    for line in host::sweep(&data) {
+        say!("removed {line}");
     }
     let store = ImageStore::open(data.root())?;
     match args.command {
@@ -125,21 +125,23 @@ fn build(store: &ImageStore, args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let built = runtime.block_on(async {
         tokio::select! {
             // Dropping the build ends what it started and removes what it wrote.
-            built = store.build(&recipe, &options, &progress) => Some(built),
-            _ = interrupted() => None,
+            built = store.build(&recipe, &options, &progress) => Ok(built),
+            code = output::interrupted() => Err(code),
         }
     });
     progress.finish();
-    let Some(built) = built else {
-        anstream::eprintln!("omnirun: interrupted; nothing of the build is left");
-        return Ok(ExitCode::from(130));
+    let built = match built {
+        Ok(built) => built?,
+        Err(code) => {
+            say!("omnirun: interrupted; nothing of the build is left");
+            return Ok(ExitCode::from(code));
+        }
     };
-    let built = built?;
     let seconds = started.elapsed().as_secs_f64();
     if built.fresh {
-        anstream::eprintln!("built {} in {seconds:.0} s", show::summary(&built.manifest));
+        say!("built {} in {seconds:.0} s", show::summary(&built.manifest));
     } else {
-        anstream::eprintln!(
+        say!(
             "{} is there; --force builds it anew",
             show::summary(&built.manifest)
         );
@@ -148,21 +150,9 @@ fn build(store: &ImageStore, args: &BuildArgs) -> anyhow::Result<ExitCode> {
         let line = serde_json::json!({
             "template": name, "fresh": built.fresh, "seconds": seconds, "manifest": built.manifest,
         });
-        anstream::println!("{line}");
+        out!("{line}");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 fn remove(
@@ -180,7 +170,7 @@ fn remove(
             Err(error) => return Err(error.into()),
         };
         store.remove(name, users, force)?;
-        anstream::eprintln!("removed the image of {name}; its files go with: omnirun image gc");
+        say!("removed the image of {name}; its files go with: omnirun image gc");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -193,9 +183,9 @@ fn collect(data: &DataDir, store: &ImageStore, json: bool) -> anyhow::Result<Exi
     let removed = removed?;
     if json {
         let line = serde_json::json!({ "removed": removed.files.len(), "bytes": removed.bytes() });
-        anstream::println!("{line}");
+        out!("{line}");
     } else {
-        anstream::println!(
+        out!(
             "removed {} files, {}",
             removed.files.len(),
             ByteSize(removed.bytes())

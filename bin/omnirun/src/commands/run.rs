@@ -86,14 +86,18 @@ fn env_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The longest time limit.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time: give seconds, or a duration like 90s or 5m");
+    let wrong =
+        || format!("{text:?} is not a time limit: give seconds, or a duration like 90s or 5m, up to 30d");
     let parsed = match text.parse::<f64>() {
         Ok(s) => Duration::try_from_secs_f64(s).map_err(|_| wrong())?,
         Err(_) => humantime::parse_duration(text).map_err(|_| wrong())?,
     };
-    // Whole milliseconds travel, and 0 would mean "never".
-    if parsed.as_millis() == 0 {
+    // Whole milliseconds travel, and 0 would mean "never". Clocks overflow at absurd ones.
+    if parsed.as_millis() == 0 || parsed > MAX_TIMEOUT {
         Err(wrong())
     } else {
         Ok(parsed)
@@ -134,11 +138,11 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         vcpus: args.cpus,
         memory: args.memory,
     };
-    check_disk(args.disk)?;
     let json = args.json;
     let mut finish = Finish::default();
     let runtime = output::runtime()?;
     let result = runtime.block_on(async {
+        check_disk(args.disk)?;
         let mut signals = Signals::listen()?;
         run(global, args, size, &mut finish, &mut signals).await
     });
@@ -148,7 +152,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         Ok(code) => code,
         Err(error) => {
             let words = own_words(&error);
-            output::print_error(&anyhow::anyhow!("{words}"));
+            output::print_error(&anyhow::Error::msg(words.clone()));
             finish.error = Some(words);
             output::EXIT_OWN_FAILURE
         }
@@ -177,7 +181,7 @@ async fn run(
     let teardown = Instant::now();
     for report in host.engine.shutdown().await {
         if !report.is_clean() {
-            anstream::eprintln!("omnirun: {report}; `omnirun clean` tries again");
+            say!("omnirun: {report}; `omnirun clean` tries again");
         }
     }
     finish.phase("teardown", teardown.elapsed());
@@ -260,7 +264,7 @@ async fn code_of(outcome: Outcome, sandbox: &Sandbox) -> anyhow::Result<u8> {
             (None, None) => output::EXIT_OWN_FAILURE,
         }),
         Outcome::NotStarted { code, message } => {
-            anstream::eprintln!("omnirun: {message}");
+            say!("omnirun: {message}");
             Ok(code)
         }
         Outcome::TimedOut => Ok(124),
@@ -286,7 +290,7 @@ mod tests {
     fn times_and_variables_are_checked() {
         assert_eq!(seconds("1.5").unwrap(), Duration::from_millis(1500));
         assert_eq!(seconds("5m").unwrap(), Duration::from_secs(300));
-        for bad in ["0", "-1", "x", "", "1e99", "0.0001", "NaN"] {
+        for bad in ["0", "-1", "x", "", "1e99", "1e18", "31d", "0.0001", "NaN"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
         assert_eq!(env_pair("A=b=c").unwrap(), ("A".into(), "b=c".into()));

@@ -111,7 +111,7 @@ fn remove(sessions: &Sessions, names: &[String], json: bool) -> anyhow::Result<E
     for row in rows {
         let Some(lease) = sessions.lease(&row.hash)? else {
             let pid = sessions.holder(&row.hash)?.map_or(0, |h| h.pid);
-            anstream::eprintln!(
+            say!(
                 "omnirun: session {} is in use by process {pid}; it stays",
                 row.key.session
             );
@@ -120,14 +120,14 @@ fn remove(sessions: &Sessions, names: &[String], json: bool) -> anyhow::Result<E
         };
         let what = sessions.remove(lease)?;
         if !json {
-            anstream::eprintln!("removed session {}", row.key.session);
+            say!("removed session {}", row.key.session);
         }
         removed.push(
             serde_json::json!({ "session": row.key.session, "key": row.hash.as_str(), "removed": what }),
         );
     }
     if json {
-        anstream::println!("{}", serde_json::Value::from(removed));
+        out!("{}", serde_json::Value::from(removed));
     }
     Ok(code)
 }

@@ -67,7 +67,7 @@ pub fn main(_global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("cannot write the report {}", path.display()))?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        out!("{}", serde_json::to_string(&report)?);
     } else {
         print(&report);
     }
@@ -83,13 +83,13 @@ fn announce(sim: &SimHandle, json: bool) {
     if json {
         let line = serde_json::json!({"url": url, "environment_id": environment, "environment_key": key,
             "organization_key": sim.organization_key()});
-        println!("{line}");
+        out!("{line}");
         return;
     }
-    println!("listening on {url}");
-    println!("export ANTHROPIC_BASE_URL={url}");
-    println!("export ANTHROPIC_ENVIRONMENT_ID={environment}");
-    println!("export ANTHROPIC_ENVIRONMENT_KEY={key}");
+    out!("listening on {url}");
+    out!("export ANTHROPIC_BASE_URL={url}");
+    out!("export ANTHROPIC_ENVIRONMENT_ID={environment}");
+    out!("export ANTHROPIC_ENVIRONMENT_KEY={key}");
 }
 
 fn print(report: &Report) {
@@ -114,13 +114,13 @@ fn print(report: &Report) {
             ]);
         }
     }
-    println!("\n{table}");
+    out!("\n{table}");
     for failure in &report.failures {
-        println!("failed: {failure}");
+        out!("failed: {failure}");
     }
     let calls: usize = report.sessions.iter().map(|s| s.calls.len()).sum();
     let verdict = if report.ok { "all held" } else { "not all held" };
-    println!(
+    out!(
         "{}: {} sessions, {calls} calls: {verdict}",
         report.scenario,
         report.sessions.len()

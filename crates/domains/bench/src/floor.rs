@@ -13,10 +13,7 @@ use std::{
     fs::{self, File},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -33,7 +30,6 @@ pub struct Floor {
     dir: PathBuf,
     memory: Arc<OwnedFd>,
     state: Arc<OwnedFd>,
-    next: AtomicU32,
 }
 
 /// One machine with the minimal agent.
@@ -60,7 +56,7 @@ impl Floor {
             memory: dir.join("floor.memory"),
             state: dir.join("floor.state"),
         };
-        let (identity, run_dir) = identity(dir, "sbx_floorboot")?;
+        let (identity, run_dir) = identity(dir)?;
         let vm = answering(&vmm, boot_spec(image, size, identity, &initramfs), run_dir).await?;
         let FloorVm { vm, stream, run_dir } = vm;
         drop(stream);
@@ -84,7 +80,6 @@ impl Floor {
             dir: dir.to_path_buf(),
             memory,
             state: Arc::new(state.into()),
-            next: AtomicU32::new(0),
             vmm,
         })
     }
@@ -126,10 +121,7 @@ impl Floor {
 
     /// A name and a folder for the next machine.
     pub(crate) fn identity(&self) -> Result<(VmIdentity, PathBuf), BenchError> {
-        identity(
-            &self.dir,
-            &format!("sbx_floor{}", self.next.fetch_add(1, Ordering::Relaxed)),
-        )
+        identity(&self.dir)
     }
 }
 
@@ -239,14 +231,23 @@ impl FloorVm {
     }
 }
 
-fn identity(dir: &Path, id: &str) -> Result<(VmIdentity, PathBuf), BenchError> {
-    let run_dir = dir.join(id);
+/// A name that no other bench of this host has: whoever clears up after a dead one ends VMMs by their names.
+fn identity(dir: &Path) -> Result<(VmIdentity, PathBuf), BenchError> {
+    let mut random = [0; 12];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| {
+        BenchError::File {
+            step: "draw a name in",
+            path: dir.to_path_buf(),
+            source: e.into(),
+        }
+    })?;
+    let sandbox = SandboxId::from_random(random);
+    let run_dir = dir.join(sandbox.as_str());
     fs::create_dir_all(&run_dir).map_err(|source| BenchError::File {
         step: "make",
         path: run_dir.clone(),
         source,
     })?;
-    let sandbox: SandboxId = id.parse()?;
     Ok((
         VmIdentity {
             sandbox,

@@ -96,6 +96,8 @@ async fn our_calls(setup: &Setup) -> Result<Samples, BenchError> {
         isolation: Isolation::Session,
         size: setup.size,
         disk: setup.disk(),
+        // A bench that is killed leaves none for a week.
+        keep: Duration::ZERO,
         ..SessionsConfig::new(setup.image.template.name.clone())
     };
     let platform = Arc::new(EnginePlatform::new(setup.engine.clone(), setup.images.clone()));

@@ -27,7 +27,7 @@ mod progress;
 mod recipe;
 mod store;
 
-pub use build::{check_host, missing_tools, sweep};
+pub use build::{check_host, look, missing_tools, sweep};
 pub use disk::copy_sparse;
 pub use error::ImageError;
 pub use image::{Image, Template};

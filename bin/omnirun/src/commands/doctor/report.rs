@@ -100,14 +100,14 @@ impl Report {
             };
             table.add_row([status, check.name.to_owned(), found]);
         }
-        anstream::println!("{}", table.trim_fmt());
+        out!("{}", table.trim_fmt());
         let (count, verdict) = (
             self.checks.iter().filter(|c| c.status == Status::Missing).count(),
             self.ok,
         );
         match verdict {
-            true => anstream::println!("\nSandboxes can run on this host."),
-            false => anstream::println!("\nSandboxes cannot run on this host yet: {count} missing."),
+            true => out!("\nSandboxes can run on this host."),
+            false => out!("\nSandboxes cannot run on this host yet: {count} missing."),
         }
     }
 }

@@ -62,7 +62,7 @@ impl Shown {
                 omnirun_ids::ByteSize((n as f64 / seconds.max(0.001)) as u64)
             ),
         };
-        anstream::eprintln!("{}: {} ({size}{seconds:.1} s)", self.prefix, step.words);
+        say!("{}: {} ({size}{seconds:.1} s)", self.prefix, step.words);
     }
 }
 
@@ -105,7 +105,7 @@ impl Progress for Shown {
 
     fn note(&self, text: &str) {
         let state = self.lock();
-        let line = || anstream::eprintln!("{}: {text}", self.prefix);
+        let line = || say!("{}: {text}", self.prefix);
         match state.as_ref() {
             Some(step) => step.bar.suspend(line),
             None => line(),

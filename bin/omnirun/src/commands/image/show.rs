@@ -33,11 +33,11 @@ pub fn list(store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
                 Err(e) => serde_json::json!({ "template": name, "error": e.to_string() }),
             })
             .collect();
-        anstream::println!("{}", serde_json::Value::from(images));
+        out!("{}", serde_json::Value::from(images));
         return Ok(code);
     }
     if all.is_empty() {
-        anstream::eprintln!("no image yet; build one with: omnirun image build");
+        say!("no image yet; build one with: omnirun image build");
         return Ok(code);
     }
     let mut table = Table::new();
@@ -55,13 +55,13 @@ pub fn list(store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
                 ByteSize(bytes(m)).to_string(),
             ]),
             Err(error) => {
-                anstream::eprintln!("omnirun: {error}");
+                say!("omnirun: {error}");
                 code = ExitCode::FAILURE;
                 table.add_row([name.to_string(), "damaged".to_owned()])
             }
         };
     }
-    anstream::println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt());
     Ok(code)
 }
 
@@ -77,7 +77,7 @@ pub fn inspect(
         store.verify(&manifest)?;
     }
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(&manifest)?);
+        out!("{}", serde_json::to_string_pretty(&manifest)?);
         return Ok(ExitCode::SUCCESS);
     }
     let m = &manifest;
@@ -119,7 +119,7 @@ pub fn inspect(
         lines.push(("files", "all whole".to_owned()));
     }
     for (label, value) in lines {
-        anstream::println!("{label:<24}{value}");
+        out!("{label:<24}{value}");
     }
     Ok(ExitCode::SUCCESS)
 }

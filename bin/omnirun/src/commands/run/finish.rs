@@ -1,5 +1,6 @@
 //! What `omnirun run` says at its end.
 
+use crate::output::printable;
 use omnirun_guest_client::ClientError;
 use omnirun_sandboxes::EngineError;
 use omnirun_vmm::VmmFacts;
@@ -53,7 +54,7 @@ impl Finish {
         if let (Some(error), Some(object)) = (&self.error, line.as_object_mut()) {
             object.insert("error".to_owned(), Value::from(error.as_str()));
         }
-        eprintln!("{line}");
+        say!("{line}");
     }
 }
 
@@ -78,19 +79,6 @@ pub(super) fn console(text: &str) -> String {
     let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     let last = lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES));
     last.fold(String::new(), |text, line| text + "\n  | " + &printable(line))
-}
-
-/// Guest text without what a terminal would act upon.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

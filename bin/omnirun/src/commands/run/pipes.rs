@@ -119,7 +119,7 @@ pub(super) async fn attend(
             };
             Outcome::NotStarted {
                 code,
-                message: super::finish::printable(&message.0),
+                message: crate::output::printable(&message.0),
             }
         }
         // A VM that dies takes its connection with it. If it lives, the connection is at fault.

@@ -18,11 +18,11 @@ pub fn list(sessions: &Sessions, json: bool) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|row| facts(sessions, row))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        anstream::println!("{}", Value::from(all));
+        out!("{}", Value::from(all));
         return Ok(ExitCode::SUCCESS);
     }
     if rows.is_empty() {
-        anstream::eprintln!("no sessions are kept on this host");
+        say!("no sessions are kept on this host");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = table(&[
@@ -45,7 +45,7 @@ pub fn list(sessions: &Sessions, json: bool) -> anyhow::Result<ExitCode> {
             state(sessions, row)?,
         ]);
     }
-    anstream::println!("{}", table.trim_fmt());
+    out!("{}", table.trim_fmt());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,7 +55,7 @@ pub fn one(sessions: &Sessions, row: &SessionRow, json: bool) -> anyhow::Result<
     if json {
         let mut facts = facts(sessions, row)?;
         facts["calls"] = calls.iter().map(call_facts).collect();
-        anstream::println!("{facts:#}");
+        out!("{facts:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let folder = sessions.folder(&row.hash);
@@ -87,17 +87,17 @@ pub fn one(sessions: &Sessions, row: &SessionRow, json: bool) -> anyhow::Result<
         ("kept until", time(row.expires_ms())),
     ];
     for (name, value) in lines {
-        anstream::println!("{name:<12} {value}");
+        out!("{name:<12} {value}");
     }
     if calls.is_empty() {
-        anstream::println!("\nno calls yet");
+        out!("\nno calls yet");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = table(&["CALL", "TOOL", "STATE", "EXIT", "SANDBOX", "STARTED", "TOOK"]);
     for call in &calls {
         table.add_row([
             call.id.to_string(),
-            call.tool.clone(),
+            crate::output::printable(&call.tool),
             word(call).to_owned(),
             call.result
                 .as_ref()
@@ -109,7 +109,7 @@ pub fn one(sessions: &Sessions, row: &SessionRow, json: bool) -> anyhow::Result<
                 .map_or_else(String::new, |end| format!("{} ms", end - call.started_ms)),
         ]);
     }
-    anstream::println!("\n{}", table.trim_fmt());
+    out!("\n{}", table.trim_fmt());
     Ok(ExitCode::SUCCESS)
 }
 

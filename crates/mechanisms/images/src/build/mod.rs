@@ -20,7 +20,7 @@ mod run;
 mod work;
 
 pub use host::{check_host, missing_tools};
-pub use work::sweep;
+pub use work::{look, sweep};
 
 pub(crate) use apt::DEFAULT_MIRROR;
 pub(crate) use host::{Host, find, install_command};

@@ -103,28 +103,15 @@ impl Drop for BuildDir {
 /// builds alone.
 pub fn sweep(tmp: &Path) -> Vec<String> {
     let mut removed = Vec::new();
-    for entry in fs::read_dir(tmp).into_iter().flatten().flatten() {
-        let file_name = entry.file_name().to_string_lossy().into_owned();
-        let Some(name) = file_name.strip_suffix(SUFFIX).filter(|n| n.starts_with(PREFIX)) else {
-            continue;
-        };
-        let Ok(lock) = fs::File::open(entry.path()) else {
-            continue;
-        };
-        if lock.try_lock().is_err() {
-            continue;
-        }
-        let folder = tmp.join(name);
+    for Dead {
+        folder, lock_path, ..
+    } in dead(tmp)
+    {
         let was_there = folder.exists();
         match remove_tree(&folder) {
             Ok(()) => {
-                let _ = fs::remove_file(entry.path());
-                if was_there {
-                    removed.push(format!(
-                        "the folder of an interrupted image build, {}",
-                        folder.display()
-                    ));
-                }
+                let _ = fs::remove_file(lock_path);
+                removed.extend(was_there.then(|| describe(&folder)));
             }
             Err(error) => tracing::warn!(
                 folder = %folder.display(),
@@ -135,6 +122,40 @@ pub fn sweep(tmp: &Path) -> Vec<String> {
     }
     removed.sort();
     removed
+}
+
+/// What [`sweep`] would remove.
+pub fn look(tmp: &Path) -> Vec<String> {
+    let folders = dead(tmp).map(|dead| dead.folder).filter(|f| f.exists());
+    let mut found: Vec<_> = folders.map(|f| describe(&f)).collect();
+    found.sort();
+    found
+}
+
+fn describe(folder: &Path) -> String {
+    format!("the folder of an interrupted image build, {}", folder.display())
+}
+
+/// A build of which nobody lives any more. Nobody else cleans up after it while this is held.
+struct Dead {
+    folder: PathBuf,
+    lock_path: PathBuf,
+    _lock: fs::File,
+}
+
+fn dead(tmp: &Path) -> impl Iterator<Item = Dead> {
+    let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let file_name = entry.file_name().to_string_lossy().into_owned();
+        let name = file_name.strip_suffix(SUFFIX).filter(|n| n.starts_with(PREFIX))?;
+        let lock = fs::File::open(entry.path()).ok()?;
+        lock.try_lock().ok()?;
+        Some(Dead {
+            folder: entry.path().with_file_name(name),
+            lock_path: entry.path(),
+            _lock: lock,
+        })
+    })
 }
 
 /// Removes a tree that may hold files of other users of this user's namespace.
@@ -176,8 +197,10 @@ mod tests {
         fs::write(tmp.path().join("build-early.lock"), "").unwrap();
         fs::write(tmp.path().join("somebody-elses"), "").unwrap();
 
+        let found = look(tmp.path());
         let removed = sweep(tmp.path());
         assert_eq!(removed.len(), 1, "{removed:?}");
+        assert_eq!(found, removed);
         assert!(removed[0].contains("build-dead"));
         assert!(living.path().exists() && tmp.path().join("somebody-elses").exists());
         assert_eq!(entries(tmp.path()), 3);
