@@ -21,8 +21,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-/// Memory that sandbox processes leave to the kernel and the agent.
-const RESERVE: u64 = 48 << 20;
+/// Pages used within this time, in milliseconds, are never evicted: where there is no other memory left, the kernel ends
+/// the biggest process at once instead of reading that process's own program from the disk for ever (`min_ttl_ms` in
+/// Linux's admin-guide/mm/multigen_lru.rst). It stays far below the time in which a stream of fresh file pages fills a
+/// guest, so that reading large files is never taken for thrashing.
+const WORKING_SET_MS: &str = "100";
 /// Processes and threads of a sandbox. A fork bomb ends here.
 const MAX_PROCESSES: u32 = 4096;
 /// The cgroup of sandbox processes.
@@ -100,7 +103,7 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     let template = Template::parse(&fs::read_to_string("/template.conf").unwrap_or_default());
     let user = template_user(&template)?;
     let names = Names::open(&user, &template).at("prepare the sandbox's own files")?;
-    make_cgroup().at("make the sandbox's cgroup")?;
+    limit_processes().at("limit the sandbox's processes")?;
     let skeleton = Skeleton::build()?;
     limit_ourselves(&template)?;
     let machine = Machine {
@@ -162,21 +165,15 @@ fn template_user(template: &Template) -> Result<User, BootError> {
     }
 }
 
-fn make_cgroup() -> io::Result<()> {
-    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")?;
+/// Memory has no limit of its own in there: a limit makes the kernel look for memory among the sandbox's pages alone, and
+/// there it evicts a hog's program again and again before it gives up. Without one the whole machine's memory runs out,
+/// and then the rule is [`WORKING_SET_MS`]. We ourselves need no spare memory: the kernel never ends PID 1, and nothing of
+/// it can be evicted.
+fn limit_processes() -> io::Result<()> {
+    fs::write("/sys/kernel/mm/lru_gen/min_ttl_ms", WORKING_SET_MS)?;
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +pids")?;
     fs::create_dir(CGROUP)?;
-    let limit = available()?.saturating_sub(RESERVE).max(RESERVE);
-    fs::write(format!("{CGROUP}/memory.max"), limit.to_string())?;
     fs::write(format!("{CGROUP}/pids.max"), MAX_PROCESSES.to_string())
-}
-
-/// Memory that is there to be used, in bytes.
-fn available() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map(|kib| kib << 10)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// What children inherit.
