@@ -39,7 +39,8 @@ impl Call {
         })
     }
 
-    /// The next data, or the outcome when all data has been taken. Cancel-safe. What it hands out is granted anew.
+    /// The next data, or the outcome when all data has been taken; [`ClientError::Closed`] after that. Cancel-safe. What
+    /// it hands out is granted anew.
     pub(crate) async fn next(&mut self) -> Result<Step, ClientError> {
         loop {
             if let Some(step) = self.try_next()? {
@@ -62,6 +63,8 @@ impl Call {
             return Ok(Some(Step::Data(channel, bytes.freeze())));
         }
         if let Some(reply) = waiting.reply.take() {
+            // Who asks again after the end is not kept waiting.
+            state.forget(self.id);
             return shared::outcome(reply).map(|outcome| Some(Step::End(outcome)));
         }
         match &state.over {

@@ -58,13 +58,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, shared: 
     let writing = async {
         // `Notify` keeps one permit, so what was put in before the first wait is written, too.
         loop {
-            let out = {
-                let mut state = shared.lock();
-                if state.over.is_some() {
-                    return ClientError::Closed;
-                }
-                std::mem::take(&mut state.end.out)
-            };
+            let out = { std::mem::take(&mut shared.lock().end.out) };
             if out.is_empty() {
                 shared.write.notified().await;
             } else if writer.write_all(&out).await.is_err() || writer.flush().await.is_err() {
@@ -72,10 +66,16 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, shared: 
             }
         }
     };
+    // A guest that neither reads nor writes keeps both of them waiting.
+    let closed = async {
+        let _ = shared.closed.subscribe().wait_for(|closed| *closed).await;
+        ClientError::Closed
+    };
     // Dropping either half is safe: the connection is over then, whatever it held.
     let why = tokio::select! {
         why = reading => why,
         why = writing => why,
+        why = closed => why,
     };
     if let ClientError::Protocol(violation) = &why {
         tracing::warn!(error = %violation, "guest.protocol_violation");

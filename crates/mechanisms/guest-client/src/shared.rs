@@ -3,8 +3,10 @@
 use crate::error::{ClientError, ProtocolError};
 use bytes::BytesMut;
 use omnirun_guest_proto::{
+    Message,
     frame::Channel,
-    host::{HostEnd, HostEvent},
+    host::{HostEnd, HostEvent, Violation},
+    limits::MAX_UNFINISHED,
     message::{Outcome, Reply, Request},
 };
 use std::{
@@ -12,6 +14,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
+
+/// Bytes of replies that are here and have not been taken, all calls together. Callers take theirs at once, and few
+/// operations have a long one: more is a guest that means to fill our memory.
+const MAX_HELD: usize = MAX_UNFINISHED;
 
 /// What a caller waits for. Data is kept by channel, so that it is bounded by the windows however it was cut into frames.
 #[derive(Debug, Default)]
@@ -21,6 +27,8 @@ pub(crate) struct Waiting {
     /// Stderr came before what stands in `output`.
     pub(crate) error_first: bool,
     pub(crate) reply: Option<Reply>,
+    /// Its length.
+    reply_len: usize,
     /// Data or the reply is there.
     pub(crate) wake: Arc<Notify>,
     /// The guest took input. One writer per call.
@@ -45,6 +53,8 @@ impl Waiting {
 pub(crate) struct State {
     pub(crate) end: HostEnd,
     pub(crate) waiting: BTreeMap<u32, Waiting>,
+    /// Bytes of replies that no caller has taken yet.
+    held: usize,
     /// Why the connection is over.
     pub(crate) over: Option<ClientError>,
 }
@@ -64,6 +74,7 @@ impl Shared {
             state: Mutex::new(State {
                 end,
                 waiting: BTreeMap::new(),
+                held: 0,
                 over: None,
             }),
             write: Notify::new(),
@@ -98,7 +109,7 @@ impl Shared {
     /// Nobody waits for the call any more.
     pub(crate) fn abandon(&self, call: u32) {
         let mut state = self.lock();
-        state.waiting.remove(&call);
+        state.forget(call);
         if state.over.is_none() && state.end.is_open(call) {
             state.end.cancel(call);
             drop(state);
@@ -125,14 +136,21 @@ impl Shared {
         let mut state = self.lock();
         state.end.push(bytes);
         while let Some(event) = state.end.next().map_err(|v| ClientError::Protocol(v.into()))? {
-            state.accept(event);
+            state.accept(event)?;
         }
         Ok(())
     }
 }
 
 impl State {
-    fn accept(&mut self, event: HostEvent) {
+    /// The end of a call for its caller: there is nothing more to wait for.
+    pub(crate) fn forget(&mut self, call: u32) {
+        if let Some(waiting) = self.waiting.remove(&call) {
+            self.held -= waiting.reply_len;
+        }
+    }
+
+    fn accept(&mut self, event: HostEvent) -> Result<(), ClientError> {
         match event {
             HostEvent::Data(call, channel, bytes) => match self.waiting.get_mut(&call) {
                 Some(waiting) => {
@@ -149,6 +167,12 @@ impl State {
             },
             HostEvent::Reply(call, reply) => {
                 if let Some(waiting) = self.waiting.get_mut(&call) {
+                    let length = reply.encoded_len();
+                    if self.held + length > MAX_HELD {
+                        return Err(ClientError::Protocol(Violation::TooLong(call).into()));
+                    }
+                    self.held += length;
+                    waiting.reply_len = length;
                     waiting.reply = Some(reply);
                     waiting.wake_all();
                 }
@@ -160,6 +184,7 @@ impl State {
             }
             HostEvent::Eof(..) => {}
         }
+        Ok(())
     }
 }
 

@@ -6,75 +6,19 @@ use omnirun_guest_client::{ClientError, ExecEvent, GuestClient, ProtocolError, m
 use omnirun_guest_proto::{
     Message,
     frame::{self, Channel, Kind},
-    guest::{GuestEnd, GuestEvent},
+    guest::GuestEvent,
     limits::{DATA_WINDOW, MAX_CALLS},
 };
 use std::time::Duration;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::UnixStream,
 };
 
-const BOUND: Duration = Duration::from_secs(10);
+mod bounds;
+mod fake;
 
-/// A guest whose hand the test leads.
-struct Fake {
-    stream: UnixStream,
-    end: GuestEnd,
-}
-
-impl Fake {
-    async fn start() -> (GuestClient, Self) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut fake = Self {
-            stream: theirs,
-            end: GuestEnd::default(),
-        };
-        let (client, _) = tokio::join!(GuestClient::connect(ours, BOUND), async {
-            assert_eq!(fake.event().await, GuestEvent::Connected);
-            fake.flush().await;
-        });
-        (client.unwrap(), fake)
-    }
-
-    async fn event(&mut self) -> GuestEvent {
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(event) = self.end.next() {
-                return event;
-            }
-            let count = tokio::time::timeout(BOUND, self.stream.read(&mut buffer))
-                .await
-                .unwrap()
-                .unwrap();
-            assert!(count > 0, "the client has gone");
-            self.end.push(&buffer[..count]);
-        }
-    }
-
-    async fn request(&mut self) -> u32 {
-        loop {
-            if let GuestEvent::Request(call, _) = self.event().await {
-                return call;
-            }
-        }
-    }
-
-    async fn flush(&mut self) {
-        let out = std::mem::take(&mut self.end.out);
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    async fn reply(&mut self, call: u32, outcome: Outcome) {
-        self.end.reply(
-            call,
-            &Reply {
-                outcome: Some(outcome),
-            },
-        );
-        self.flush().await;
-    }
-}
+use fake::{BOUND, Fake};
 
 fn done() -> Vec<u8> {
     Reply {
@@ -202,87 +146,6 @@ async fn the_guests_own_errors_are_told_and_their_words_are_not_printed() {
 }
 
 #[tokio::test]
-async fn output_is_granted_as_it_is_taken_and_not_before() {
-    let (client, mut fake) = Fake::start().await;
-    let mut exec = client.exec(cat()).await.unwrap();
-    let call = fake.request().await;
-    let much = vec![7; DATA_WINDOW as usize * 3];
-    // In frames of one byte too, as a guest would that wants us to keep much for little.
-    let mut sent = 0;
-    while fake.end.room(call, Channel::Output) > 200_000 {
-        sent += fake.end.send(call, Channel::Output, &much[..1]);
-    }
-    sent += fake.end.send(call, Channel::Output, &much[sent..]);
-    assert_eq!(sent, DATA_WINDOW as usize);
-    fake.end.send(call, Channel::Error, b"oops");
-    fake.flush().await;
-    let (mut out, mut err) = (0, Vec::new());
-    while out < much.len() {
-        match tokio::time::timeout(BOUND, exec.next()).await.unwrap().unwrap() {
-            ExecEvent::Stdout(bytes) => out += bytes.len(),
-            ExecEvent::Stderr(bytes) => err.extend(bytes),
-        }
-        if sent < much.len() {
-            // The grant for what has just been taken.
-            while fake.end.room(call, Channel::Output) == 0 {
-                let mut buffer = [0; 4096];
-                let count = tokio::time::timeout(BOUND, fake.stream.read(&mut buffer))
-                    .await
-                    .unwrap()
-                    .unwrap();
-                fake.end.push(&buffer[..count]);
-                assert_eq!(fake.end.next(), None);
-            }
-            sent += fake.end.send(call, Channel::Output, &much[sent..]);
-            fake.flush().await;
-        }
-    }
-    assert_eq!(err, b"oops");
-    fake.reply(
-        call,
-        Outcome::Exited(Exited {
-            code: Some(3),
-            ..Exited::default()
-        }),
-    )
-    .await;
-    assert_eq!(exec.wait().await.unwrap().code, Some(3));
-    assert_eq!(exec.next().await, None);
-}
-
-#[tokio::test]
-async fn input_waits_for_the_guest_and_stops_when_the_call_is_over() {
-    let (client, mut fake) = Fake::start().await;
-    let mut exec = client.exec(cat()).await.unwrap();
-    let mut input = exec.stdin().unwrap();
-    let writer = tokio::spawn(async move { input.write(&vec![1; DATA_WINDOW as usize * 2]).await });
-    let call = fake.request().await;
-    let mut taken = 0;
-    while taken < DATA_WINDOW as usize {
-        if let GuestEvent::Data(_, bytes) = fake.event().await {
-            taken += bytes.len();
-        }
-    }
-    assert_eq!(taken, DATA_WINDOW as usize);
-    assert!(!writer.is_finished());
-    fake.end.grant(call, 1000);
-    fake.flush().await;
-    while taken < DATA_WINDOW as usize + 1000 {
-        if let GuestEvent::Data(_, bytes) = fake.event().await {
-            taken += bytes.len();
-        }
-    }
-    fake.reply(call, Outcome::Exited(Exited::default())).await;
-    assert!(
-        !tokio::time::timeout(BOUND, writer)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap()
-    );
-}
-
-#[tokio::test]
 async fn requests_made_together_go_out_together() {
     let (client, mut fake) = Fake::start().await;
     let started = tokio::spawn(async move {
@@ -372,4 +235,45 @@ async fn a_guest_that_goes_away_ends_every_wait_and_the_last_client_ends_the_str
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn who_asks_again_after_the_end_is_not_kept_waiting() {
+    let (client, mut fake) = Fake::start().await;
+    let mut file = client.read_file("x", 0, 0).unwrap();
+    let call = fake.request().await;
+    let gone = Outcome::Error(Error {
+        kind: ErrorKind::NotFound.into(),
+        message: "no".into(),
+    });
+    fake.reply(call, gone).await;
+    assert!(matches!(file.next().await, Err(ClientError::Guest { .. })));
+    let again = tokio::time::timeout(BOUND, file.next()).await.unwrap();
+    assert!(matches!(again, Err(ClientError::Closed)), "{again:?}");
+}
+
+#[tokio::test]
+async fn the_last_client_ends_the_stream_though_the_guest_reads_nothing() {
+    let (client, mut fake) = Fake::start().await;
+    // More than a socket holds.
+    let tool = Tool {
+        input: vec![0; 8 << 20],
+        ..Tool::default()
+    };
+    let handle = client.start_tool(tool).unwrap();
+    let mut first = [0; 1];
+    fake.stream.read_exact(&mut first).await.unwrap();
+    drop((handle, client));
+    let gone = async {
+        while !fake
+            .stream
+            .ready(Interest::READABLE)
+            .await
+            .unwrap()
+            .is_read_closed()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(BOUND, gone).await.unwrap();
 }
