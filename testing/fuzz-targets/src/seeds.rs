@@ -122,6 +122,7 @@ fn outcomes() -> Vec<Outcome> {
     };
     let blocks = [
         BlockKind::Text("out".into()),
+            sync: true,
         BlockKind::Image(media()),
         BlockKind::Document(media()),
     ];

@@ -255,6 +255,9 @@ pub struct Tool {
     /// After so long the call is ended with its partial output; 0: the tool's own limit.
     #[prost(uint64, tag = "5")]
     pub timeout_ms: u64,
+    /// After the call: `syncfs` the session disk. `finish` asks for it, too.
+    #[prost(bool, tag = "6")]
+    pub sync: bool,
 }
 
 /// How a call ended.
@@ -413,7 +416,7 @@ pub struct ToolResult {
     /// The content blocks.
     #[prost(message, repeated, tag = "2")]
     pub content: Vec<Block>,
-    /// Whether `syncfs` succeeded (only with `finish`): the call's files are on the session disk.
+    /// Whether `syncfs` succeeded (only with `finish` or `sync`): the call's files are on the session disk.
     #[prost(bool, tag = "3")]
     pub synced: bool,
     /// Processes that were still there at the end of the call and have been ended (only with `finish`).

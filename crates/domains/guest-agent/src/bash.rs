@@ -7,17 +7,22 @@
 
 mod stored;
 
-use crate::{finish, reply::Failure, sandbox::Sandbox, worker};
+use crate::{
+    finish,
+    reply::{Failure, complaint},
+    sandbox::Sandbox,
+    worker,
+};
 use omnirun_guest_proto::message::{ErrorKind, Tool, ToolResult};
 use omnirun_guest_tools::bash::{
-    DEFAULT_TIMEOUT, Ending, Launch, LiveShell, Output, Report, SavedCall, ShellConfig, ShellState,
-    StateAfter, restarted,
+    Ending, Launch, LiveShell, Output, Report, SavedCall, ShellConfig, ShellState, StateAfter, restarted,
+    time_limit,
 };
 use omnirun_sys::guest::{
     spawn::{self, Child, Command},
     wait::{self, Exit},
 };
-use omnirun_tool_schema::{BashInput, ToolInput};
+use omnirun_tool_schema::ToolInput;
 use rustix::{
     io::Errno,
     process::{Pid, Signal},
@@ -44,6 +49,7 @@ pub(crate) struct Running {
     /// Whose it is; nobody's once the host has gone (its next connection begins to count anew).
     call: Option<u32>,
     finish: bool,
+    sync: bool,
     shell: Started,
     output: Output,
     limit: Duration,
@@ -52,6 +58,15 @@ pub(crate) struct Running {
     exit: Option<Exit>,
     done: Option<i32>,
     killed: Option<Ending>,
+}
+
+/// A command that is over.
+pub(crate) struct Ended {
+    /// Whose it was.
+    pub(crate) call: Option<u32>,
+    pub(crate) result: ToolResult,
+    /// Whether the disk is to be synced before the answer.
+    pub(crate) sync: bool,
 }
 
 #[derive(Default)]
@@ -102,10 +117,11 @@ impl Bash {
             self.live(sandbox, &config, command)
                 .map_err(|e| e.unwrap_or_else(failed))?
         };
-        let limit = limit(&input, tool);
+        let limit = time_limit(&input, tool.timeout_ms);
         self.running = Some(Running {
             call: Some(call),
             finish: tool.finish,
+            sync: tool.finish || tool.sync,
             shell,
             output: Output::default(),
             limit,
@@ -168,18 +184,18 @@ impl Bash {
         }
     }
 
-    /// After anything has happened: the result, and whose it is, when the command is over.
-    pub(crate) fn progress(
-        &mut self,
-        sandbox: &Sandbox,
-        buffer: &mut [u8],
-    ) -> Option<(Option<u32>, ToolResult)> {
+    /// After anything has happened: the command, when it is over.
+    pub(crate) fn progress(&mut self, sandbox: &Sandbox, buffer: &mut [u8]) -> Option<Ended> {
         let running = self.running.as_mut()?;
         if !running.advance(buffer) {
             return None;
         }
         let running = self.running.take()?;
-        Some((running.call, self.conclude(sandbox, running)))
+        Some(Ended {
+            call: running.call,
+            sync: running.sync,
+            result: self.conclude(sandbox, running),
+        })
     }
 
     fn conclude(&mut self, sandbox: &Sandbox, mut running: Running) -> ToolResult {
@@ -195,7 +211,7 @@ impl Bash {
         };
         let by_itself = running.killed.is_none();
         let live = matches!(running.shell.shell, Shell::Live(_));
-        let state = match &mut running.shell.shell {
+        let mut state = match &mut running.shell.shell {
             _ if !by_itself => None,
             Shell::Live(shell) => shell.take_state().ok(),
             Shell::Saved(saved) => saved.take_state().ok(),
@@ -210,10 +226,11 @@ impl Bash {
             // Those of the command itself, which has been killed: the answer says so.
             ended_processes = 0;
         }
-        if let (false, Some(StateAfter::Saved { state, .. })) = (live, &state)
-            && stored::store(sandbox, state).is_err()
+        if let (false, Some(StateAfter::Saved { state: saved, .. })) = (live, &state)
+            && stored::store(sandbox, saved).is_err()
         {
-            // The disk is full or broken: the state from before stays, and the command's own output says what happened.
+            // The disk is full or broken: the state from before stays.
+            state = Some(StateAfter::Lost);
         }
         let spill = running
             .output
@@ -240,7 +257,6 @@ impl Bash {
             }
         }
         result.elapsed_us = u64::try_from(running.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        result.synced = running.finish && finish::sync(sandbox).is_ok();
         result
     }
 }
@@ -327,15 +343,6 @@ fn end(child: &Child) {
     let _ = wait::try_wait(child.pid);
 }
 
-fn limit(input: &BashInput, tool: &Tool) -> Duration {
-    let own = input.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
-    if tool.timeout_ms == 0 {
-        own
-    } else {
-        own.min(Duration::from_millis(tool.timeout_ms))
-    }
-}
-
 fn config(sandbox: &Sandbox) -> ShellConfig {
     let env = sandbox.env(sandbox.user(), &[]);
     ShellConfig {
@@ -372,17 +379,6 @@ fn launch_shell(sandbox: &Sandbox, launch: Launch, shell: Shell) -> Result<Start
         child,
         output: launch.output,
     })
-}
-
-fn complaint(text: String) -> ToolResult {
-    use omnirun_guest_proto::message::{Block, BlockKind};
-    ToolResult {
-        is_error: true,
-        content: vec![Block {
-            kind: Some(BlockKind::Text(text)),
-        }],
-        ..ToolResult::default()
-    }
 }
 
 /// Puts the whole output where the sandbox can look into it.

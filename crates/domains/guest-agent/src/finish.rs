@@ -1,16 +1,22 @@
-//! The end of a call in isolation mode `call`: what is left is ended, what was written is on the session disk.
+//! The end of a call: what is left is ended (isolation mode `call`), what was written is on the session disk.
 
 use crate::{
     boot::{CGROUP, open},
     sandbox::Sandbox,
 };
+use omnirun_sys::guest::{
+    own,
+    spawn::{self, Child, Namespaces},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
     io::Errno,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use std::{
-    fs,
+    fs, io,
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -57,10 +63,40 @@ fn populated(events: &impl std::os::fd::AsFd) -> bool {
     text[..length].starts_with(b"populated 1")
 }
 
-/// Has all that was written to the session disk reach it.
+/// Has all that was written to the session disk reach it, and waits, however long that takes.
 pub(crate) fn sync(sandbox: &Sandbox) -> Result<(), Errno> {
     match sandbox.claimed() {
         Some(claimed) => rustix::fs::syncfs(&claimed.disk),
         None => Ok(()),
     }
+}
+
+/// The same in a process of its own, since a slow disk must not keep PID 1 from its other calls. It exits with 0 or with
+/// what the kernel said.
+///
+/// It syncs by our descriptor of the disk: only there does the kernel tell of a write that failed since the last time.
+/// Not in the sandbox's cgroup, where a fork bomb would keep it from being made.
+pub(crate) fn start_sync(sandbox: &Sandbox) -> io::Result<Child> {
+    if let Some(child) = spawn::fork(Namespaces::Ours, None)? {
+        return Ok(child);
+    }
+    let done = confine(sandbox).and_then(|()| Ok(rustix::fs::syncfs(rustix::stdio::stdin())?));
+    own::exit_now(
+        done.err()
+            .map_or(0, |e| e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+    )
+}
+
+/// In that process, which the sandbox's root can see: nothing is to be had there but the disk, as its stdin.
+fn confine(sandbox: &Sandbox) -> io::Result<()> {
+    if let Some(mounts) = sandbox.place().mounts {
+        move_into_link_name_space(mounts, Some(LinkNameSpaceType::Mount))?;
+    }
+    let disk = sandbox.claimed().map_or(sandbox.null(), |c| c.disk.as_fd());
+    rustix::stdio::dup2_stdin(disk)?;
+    own::close_from(1)?;
+    if sandbox.skeleton().is_some() {
+        own::give_up_capabilities()?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! A process of a call, with its pipes: an exec, or a worker.
+//! A process of a call, with its pipes: an exec, a worker, or what syncs the disk behind a tool.
 //!
 //! ```text
 //!   input   host -> queue (one window at most) -> pipe      granted to the host as the pipe takes it
@@ -14,7 +14,7 @@ use omnirun_guest_proto::{
     frame::Channel,
     guest::GuestEnd,
     limits::{DATA_WINDOW, MAX_REPLY},
-    message::{ErrorKind, Exited, Outcome, Reply},
+    message::{ErrorKind, Exited, Outcome, Reply, ToolResult},
 };
 use omnirun_sys::guest::{
     spawn::Child,
@@ -29,22 +29,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::reply::{Failure, outcome};
+use crate::reply::{Failure, complaint, done, outcome};
 
 /// How long a pipe that others hold open is listened to after the process is gone.
 const GRACE: Duration = Duration::from_millis(200);
 /// Read from a pipe at once.
 const PIECE: usize = 32 * 1024;
+/// How long a disk may take. Then the call is answered without it.
+const SYNC_TIME: Duration = Duration::from_secs(30);
 
 /// What the process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Exec,
     Worker,
-    /// A worker that runs a tool; whether the call's end is the end of every process.
+    /// A worker that runs a tool; whether the call's end is the end of every process, and syncs the disk.
     Tool {
         finish: bool,
+        sync: bool,
     },
+    /// [`finish::start_sync`](crate::finish::start_sync).
+    Sync,
 }
 
 /// A pipe that we read.
@@ -74,6 +79,8 @@ pub(crate) struct Process {
     pub(crate) error: Option<Source>,
     pub(crate) result: Option<OwnedFd>,
     result_bytes: Vec<u8>,
+    /// What a tool answered whose call waits for the disk.
+    answer: Option<ToolResult>,
     deadline: Option<Instant>,
     grace: Option<Instant>,
     timed_out: bool,
@@ -95,12 +102,21 @@ impl Process {
             error: None,
             result: None,
             result_bytes: Vec::new(),
+            answer: None,
             deadline: (timeout_ms > 0)
                 .then(|| started.checked_add(Duration::from_millis(timeout_ms)))
                 .flatten(),
             grace: None,
             timed_out: false,
             cancelled: false,
+        }
+    }
+
+    /// What syncs the disk before the call is answered: a tool's with its result, `Sync` with none.
+    pub(crate) fn syncing(call: u32, child: Child, answer: Option<ToolResult>) -> Self {
+        Self {
+            answer,
+            ..Self::new(call, Purpose::Sync, child, SYNC_TIME.as_millis() as u64)
         }
     }
 
@@ -129,6 +145,10 @@ impl Process {
     }
 
     pub(crate) fn cancel(&mut self) {
+        if self.purpose == Purpose::Sync {
+            // What it waits for is over, and the answer is as good as here.
+            return;
+        }
         self.cancelled = true;
         self.kill();
     }
@@ -236,6 +256,8 @@ impl Process {
                 self.timed_out = true;
                 self.deadline = None;
                 self.kill();
+                // Who waits for a disk does not die before the disk answers.
+                return self.purpose == Purpose::Sync;
             }
             return false;
         }
@@ -263,31 +285,86 @@ impl Process {
             system_us: 0,
             max_rss: 0,
         });
-        if self.purpose == Purpose::Exec {
-            return outcome(Outcome::Exited(Exited {
-                code: exit.code,
-                signal: exit.signal,
-                timed_out: self.timed_out,
-                user_us: exit.user_us,
-                system_us: exit.system_us,
-                max_rss: exit.max_rss,
-            }));
+        match self.purpose {
+            Purpose::Exec => {
+                return outcome(Outcome::Exited(Exited {
+                    code: exit.code,
+                    signal: exit.signal,
+                    timed_out: self.timed_out,
+                    user_us: exit.user_us,
+                    system_us: exit.system_us,
+                    max_rss: exit.max_rss,
+                }));
+            }
+            Purpose::Sync => return self.synced(exit.code),
+            Purpose::Worker | Purpose::Tool { .. } => {}
         }
-        if self.timed_out {
-            return Failure::new(ErrorKind::Timeout, "it took too long and was ended").into();
+        let failure = if self.timed_out {
+            Failure::new(ErrorKind::Timeout, "it took too long and was ended")
+        } else if self.cancelled {
+            Failure::new(ErrorKind::Cancelled, "it was cancelled")
+        } else {
+            let decoded = <Reply as omnirun_guest_proto::Message>::decode(&*self.result_bytes);
+            match (exit.code, decoded) {
+                (Some(0), Ok(reply)) => return reply,
+                (_, _) if exit.signal.is_some() => Failure::new(
+                    ErrorKind::Internal,
+                    "its process was ended, perhaps for want of memory",
+                ),
+                _ => Failure::new(ErrorKind::Internal, "its process failed"),
+            }
+        };
+        if self.purpose == Purpose::Worker {
+            return failure.into();
         }
-        if self.cancelled {
-            return Failure::new(ErrorKind::Cancelled, "cancelled").into();
+        // The model's to see: nothing is wrong with the sandbox.
+        outcome(Outcome::Tool(ToolResult {
+            timed_out: self.timed_out,
+            ..complaint(format!(
+                "the tool has no result: {}; check what it did before you repeat it",
+                failure.message
+            ))
+        }))
+    }
+
+    fn synced(&mut self, code: Option<i32>) -> Reply {
+        match (self.answer.take(), code) {
+            (Some(result), code) => outcome(Outcome::Tool(ToolResult {
+                synced: code == Some(0),
+                ..result
+            })),
+            (None, Some(0)) => done(),
+            (None, Some(errno)) => {
+                Failure::of("cannot sync the session disk", Errno::from_raw_os_error(errno)).into()
+            }
+            (None, None) => Failure::new(ErrorKind::Timeout, "the session disk takes too long").into(),
         }
-        let decoded = <Reply as omnirun_guest_proto::Message>::decode(&*self.result_bytes);
-        match (exit.code, decoded) {
-            (Some(0), Ok(reply)) => reply,
-            (_, _) if exit.signal.is_some() => Failure::new(
-                ErrorKind::Internal,
-                "the helper process was ended, perhaps for want of memory",
-            )
-            .into(),
-            _ => Failure::new(ErrorKind::Internal, "the helper process failed").into(),
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_not_waited_for() {
+        let mut stuck = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&stuck);
+        let child = Child {
+            pid: pid.as_raw_nonzero().get(),
+            pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap(),
+        };
+        let result = ToolResult {
+            elapsed_us: 7,
+            ..ToolResult::default()
+        };
+        let mut process = Process::syncing(1, child, Some(result.clone()));
+        process.cancel();
+        let now = Instant::now();
+        assert!(!process.is_over(now));
+        assert!(process.is_over(now + SYNC_TIME), "though it has not ended");
+        assert_eq!(process.reply(), outcome(Outcome::Tool(result)));
+        stuck.wait().unwrap();
     }
 }

@@ -1,7 +1,10 @@
 //! Replies.
 
-use omnirun_guest_proto::message::{Empty, Error, ErrorKind, Outcome, Reply};
+use omnirun_guest_proto::message::{Block, BlockKind, Empty, Error, ErrorKind, Outcome, Reply, ToolResult};
 use rustix::io::Errno;
+
+/// Longest message. It may hold what the host or the sandbox gave us, of any length.
+const MAX_MESSAGE: usize = 4096;
 
 /// A failure to be told to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,19 +15,17 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Self { kind, message }
     }
 
     /// What the kernel said about `what`.
     pub(crate) fn of(what: impl std::fmt::Display, errno: impl Into<std::io::Error>) -> Self {
         let error = errno.into();
-        Self {
-            kind: kind(&error),
-            message: format!("{what}: {}", reason(&error)),
-        }
+        // The reason first if `what` is as long as that: it is what counts.
+        let what: String = what.to_string().chars().take(MAX_MESSAGE / 8).collect();
+        Self::new(kind(&error), format!("{what}: {}", reason(&error)))
     }
 }
 
@@ -61,6 +62,17 @@ pub(crate) fn done() -> Reply {
 pub(crate) fn outcome(outcome: Outcome) -> Reply {
     Reply {
         outcome: Some(outcome),
+    }
+}
+
+/// A tool's error, for the model.
+pub(crate) fn complaint(text: String) -> ToolResult {
+    ToolResult {
+        is_error: true,
+        content: vec![Block {
+            kind: Some(BlockKind::Text(text)),
+        }],
+        ..ToolResult::default()
     }
 }
 

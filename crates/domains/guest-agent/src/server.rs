@@ -14,7 +14,7 @@ use crate::{
 use omnirun_guest_proto::{
     frame::Channel,
     guest::{GuestEnd, GuestEvent},
-    message::{ErrorKind, Outcome, Reply},
+    message::{ErrorKind, Outcome, ToolResult},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -280,31 +280,49 @@ impl Agent {
             let mut at = 0;
             while at < self.processes.len() {
                 if self.processes[at].is_over(now) {
-                    let mut process = self.processes.swap_remove(at);
-                    let reply = self.conclude(&mut process);
-                    self.end.reply(process.call, &reply);
+                    let process = self.processes.swap_remove(at);
+                    self.conclude(process);
                 } else {
                     at += 1;
                 }
             }
         }
         if self.bash.running.is_some()
-            && let Some((Some(call), result)) = self.bash.progress(&self.sandbox, &mut self.buffer)
+            && let Some(ended) = self.bash.progress(&self.sandbox, &mut self.buffer)
+            && let Some(call) = ended.call
         {
-            self.end.reply(call, &outcome(Outcome::Tool(result)));
+            self.answer(call, ended.result, ended.sync);
         }
     }
 
-    fn conclude(&self, process: &mut Process) -> Reply {
+    fn conclude(&mut self, mut process: Process) {
+        let call = process.call;
         let mut reply = process.reply();
-        if process.purpose == (Purpose::Tool { finish: true }) {
-            let ended = finish::end_processes(&self.sandbox);
+        if let Purpose::Tool { finish, sync } = process.purpose {
+            let ended = if finish {
+                finish::end_processes(&self.sandbox)
+            } else {
+                0
+            };
             if let Some(Outcome::Tool(result)) = &mut reply.outcome {
                 result.ended_processes = ended;
-                result.synced = finish::sync(&self.sandbox).is_ok();
+                let result = std::mem::take(result);
+                return self.answer(call, result, sync);
             }
         }
-        reply
+        if process.exit.is_none() {
+            self.dying.push(process);
+        }
+        self.end.reply(call, &reply);
+    }
+
+    /// Answers a tool's call, if need be when what it wrote is on the session disk.
+    fn answer(&mut self, call: u32, result: ToolResult, sync: bool) {
+        if sync && let Ok(child) = finish::start_sync(&self.sandbox) {
+            self.processes.push(Process::syncing(call, child, Some(result)));
+        } else {
+            self.end.reply(call, &outcome(Outcome::Tool(result)));
+        }
     }
 }
 

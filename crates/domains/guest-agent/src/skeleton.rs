@@ -9,8 +9,7 @@ use rustix::{
     fs::{CWD, FileType, Mode, OFlags, makedev},
     mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree},
     thread::{
-        CapabilitySet, CapabilitySets, LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space,
-        move_into_thread_name_spaces,
+        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
     },
 };
 use std::{
@@ -99,12 +98,7 @@ fn be_init(tell: &OwnedFd) -> ! {
         }
     }
     // A sandbox's root may attach a debugger to it: nothing is to be had there.
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    if rustix::thread::set_capabilities(None, none).is_err() {
+    if own::give_up_capabilities().is_err() {
         own::exit_now(1);
     }
     let _ = own::close_from(3);

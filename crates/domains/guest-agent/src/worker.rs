@@ -11,6 +11,7 @@ use crate::{
 };
 use omnirun_guest_proto::{
     Message,
+    limits::MAX_REPLY,
     message::{ErrorKind, Reply},
 };
 use omnirun_sys::guest::{
@@ -22,6 +23,9 @@ use rustix::{
     thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space},
 };
 use std::os::fd::{AsFd, OwnedFd};
+
+/// Bytes that the end of a tool's call may add to its reply: what was ended, and whether the disk is synced.
+const TO_COME: usize = 64;
 
 /// Which streams a piece of work has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +146,7 @@ fn enter(sandbox: &Sandbox, fds: [std::os::fd::BorrowedFd<'_>; 3]) -> Option<()>
 
 fn report(reply: &Reply) -> Option<()> {
     let mut bytes = reply.encode_to_vec();
-    if bytes.len() > omnirun_guest_proto::limits::MAX_REPLY {
+    if bytes.len() > MAX_REPLY - TO_COME {
         bytes = Reply::from(Failure::new(ErrorKind::Internal, "the answer is too long")).encode_to_vec();
     }
     let mut rest = &*bytes;

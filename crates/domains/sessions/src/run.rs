@@ -1,6 +1,6 @@
 //! One tool call in a sandbox that is the session's, from the request to an answer or the reason why there is none.
 
-use crate::{Answer, Isolation, SandboxFailure, SessionSandbox};
+use crate::{Answer, Isolation, SandboxFailure, SessionSandbox, ToolCall};
 use omnirun_guest_proto::message::Tool;
 use omnirun_tool_schema::ToolInput;
 use std::time::Duration;
@@ -59,21 +59,31 @@ pub(crate) fn limit(input: &ToolInput, most: Duration) -> Duration {
     asked.unwrap_or(DEFAULT_LIMIT).min(most)
 }
 
-/// Runs the tool. Dropping the future leaves the tool running: the VM must be ended then.
+/// Whether a tool can change files, so that they have to be on the disk before its call is answered.
+pub(crate) fn writes(input: &ToolInput) -> bool {
+    matches!(
+        input,
+        ToolInput::Bash(_) | ToolInput::Write(_) | ToolInput::Edit(_)
+    )
+}
+
+/// Runs the tool, and has the files of one that [writes] on the disk. Dropping the future leaves the tool running: the VM
+/// must be ended then.
 pub(crate) async fn run(
     sandbox: &dyn SessionSandbox,
-    name: &str,
-    input: &str,
+    call: &ToolCall,
+    input: &ToolInput,
     limit: Duration,
     isolation: Isolation,
     cancel: CancellationToken,
 ) -> Result<Answer, NoAnswer> {
     let call_mode = isolation == Isolation::Call;
     let tool = Tool {
-        name: name.to_owned(),
-        input: input.as_bytes().to_vec(),
+        name: call.name.clone(),
+        input: call.input.0.clone().into_bytes(),
         saved_shell: call_mode,
         finish: call_mode,
+        sync: writes(input),
         timeout_ms: limit.as_millis() as u64,
     };
     let answer = sandbox.tool(tool, cancel.clone());

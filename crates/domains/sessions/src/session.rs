@@ -152,21 +152,12 @@ impl Session {
 
         let limit = run::limit(input, self.shared.config.call_limit);
         self.running = true;
-        let answered = run::run(
-            &*ready.sandbox,
-            &call.name,
-            &call.input.0,
-            limit,
-            self.isolation,
-            cancel,
-        )
-        .await;
+        let answered = run::run(&*ready.sandbox, call, input, limit, self.isolation, cancel).await;
         let result = match answered {
             Ok(Answer { result, guest }) => {
-                let start = Instant::now();
-                let synced = self.synced(&result, input).await;
-                // From a request written to its reply read, once or twice.
-                timings.push(("guest", guest + start.elapsed()));
+                // From the request written to its reply read.
+                timings.push(("guest", guest));
+                let synced = result.synced || (self.isolation == Isolation::Session && !run::writes(input));
                 outcome::of_tool(
                     result,
                     self.isolation,
@@ -191,27 +182,6 @@ impl Session {
         recorded?;
         self.running = false;
         Ok((result, Some(id)))
-    }
-
-    /// Whether the call's files are on the session disk. In mode `call` the agent has synced after the tool; in mode
-    /// `session` it is asked to, for tools that write.
-    async fn synced(&self, result: &omnirun_guest_proto::message::ToolResult, input: &ToolInput) -> bool {
-        let writes = matches!(
-            input,
-            ToolInput::Bash(_) | ToolInput::Write(_) | ToolInput::Edit(_)
-        );
-        if result.synced || (self.isolation == Isolation::Session && !writes) {
-            return true;
-        }
-        let Some(ready) = self
-            .sandbox
-            .as_ref()
-            .filter(|_| self.isolation == Isolation::Session)
-        else {
-            return false;
-        };
-        let synced = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
-        matches!(synced, Ok(Ok(())))
     }
 
     /// Makes the result durable, and before it the files that it speaks of.
@@ -250,7 +220,7 @@ impl Session {
     }
 }
 
-/// How long a disk may take to confirm a call's files.
+/// How long a disk may take to confirm what was written since the last call.
 const SYNC: Duration = Duration::from_secs(30);
 
 #[async_trait]

@@ -37,12 +37,17 @@ pub(super) fn load(sandbox: &Sandbox) -> Option<ShellState> {
     ShellState::from_bytes(bytes)
 }
 
-/// Replaces the saved state, atomically. It is durable with the call's `syncfs`.
+/// Replaces the saved state, atomically. It is durable with the call's `syncfs`. What stands in the new file's place is
+/// removed, not opened: an earlier call may have put anything there.
 pub(super) fn store(sandbox: &Sandbox, state: &ShellState) -> Result<(), Errno> {
     let Some(claimed) = sandbox.claimed() else {
         return Ok(());
     };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::unlinkat(&claimed.state, STATE_NEW, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&claimed.state, STATE_NEW, flags, Mode::from_raw_mode(0o600))?;
     let mut rest = state.as_bytes();
     while !rest.is_empty() {

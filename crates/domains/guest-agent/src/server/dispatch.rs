@@ -4,7 +4,7 @@ use super::{Agent, Stage};
 use crate::{
     bash::Start,
     claim, exec, files, finish,
-    process::Purpose,
+    process::{Process, Purpose},
     reply::{Failure, done, outcome},
     tar_stream, wake, warm,
     worker::{self, Streams},
@@ -53,9 +53,10 @@ impl Agent {
                     }
                     Op::Signal(signal) => self.signal(signal)?,
                     Op::Sync(_) => {
-                        finish::sync(&self.sandbox)
+                        let child = finish::start_sync(&self.sandbox)
                             .map_err(|e| Failure::of("cannot sync the session disk", e))?;
-                        done()
+                        self.processes.push(Process::syncing(call, child, None));
+                        return Ok(());
                     }
                     Op::Tool(tool) => return self.tool(call, &tool),
                     other => return self.file(call, other),
@@ -134,9 +135,8 @@ impl Agent {
 
     fn tool(&mut self, call: u32, tool: &Tool) -> Result<(), Failure> {
         if tool.name == "bash" {
-            if let Start::Answer(mut result) = self.bash.start(&self.sandbox, call, tool)? {
-                result.synced = tool.finish && finish::sync(&self.sandbox).is_ok();
-                self.end.reply(call, &outcome(Outcome::Tool(result)));
+            if let Start::Answer(result) = self.bash.start(&self.sandbox, call, tool)? {
+                self.answer(call, result, tool.finish || tool.sync);
             }
             return Ok(());
         }
@@ -144,7 +144,10 @@ impl Agent {
             workdir: self.sandbox.cwd().into(),
             ..RootConfig::default()
         };
-        let purpose = Purpose::Tool { finish: tool.finish };
+        let purpose = Purpose::Tool {
+            finish: tool.finish,
+            sync: tool.finish || tool.sync,
+        };
         let work = || match Root::open(std::path::Path::new("/"), &config) {
             Ok(root) => outcome(Outcome::Tool(omnirun_guest_tools::run_file_tool(
                 &root,

@@ -197,7 +197,7 @@ impl SessionSandbox for FakeSandbox {
         let command = input["command"].as_str().unwrap_or(&tool.name).to_owned();
         *self.fake.ran.lock().unwrap().entry(command.clone()).or_default() += 1;
         let mut result = ToolResult {
-            synced: tool.finish,
+            synced: tool.finish || tool.sync,
             exit_code: Some(0),
             ..ToolResult::default()
         };

@@ -38,6 +38,21 @@ pub fn reap_and_wait_for_ever() -> ! {
     }
 }
 
+/// The calling process may nothing that an ordinary user may not.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give_up_capabilities() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    Ok(set_capabilities(None, sets)?)
+}
+
 /// Puts the calling process into a new cgroup namespace, whose root is the cgroup that it is in.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Files and tar streams.
 
 use super::*;
+use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
 async fn files_are_written_whole_and_read_in_parts() {
@@ -87,7 +88,7 @@ async fn trees_travel_as_tar_and_do_not_leave_their_folder() {
     let (client, folder) = agent().await;
     run(
         &client,
-        line("mkdir -p t/u; echo hello >t/u/v; ln -s v t/u/w; chmod 750 t/u"),
+        line("mkdir -p t/u; echo hello >t/u/v; ln -s v t/u/w; mkfifo t/u/x; chmod 550 t/u"),
     )
     .await
     .2
@@ -104,6 +105,17 @@ async fn trees_travel_as_tar_and_do_not_leave_their_folder() {
             .unwrap()
             .to_str(),
         Some("v")
+    );
+    let unpacked = std::fs::metadata(folder.path().join("copy/t/u")).unwrap();
+    assert_eq!(unpacked.permissions().mode() & 0o777, 0o550);
+    assert!(
+        !folder.path().join("copy/t/u/x").exists(),
+        "a FIFO has no content"
+    );
+    let mut fifo = client.tar_out("t/u/x").unwrap();
+    assert_eq!(
+        kind(tokio::time::timeout(BOUND, fifo.next()).await.unwrap()),
+        ErrorKind::Invalid
     );
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();

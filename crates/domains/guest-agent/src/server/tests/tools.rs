@@ -8,7 +8,7 @@ async fn tool(client: &GuestClient, name: &str, input: &str, saved_shell: bool) 
         input: input.into(),
         saved_shell,
         finish: saved_shell,
-        timeout_ms: 0,
+        ..Tool::default()
     };
     let result = tokio::time::timeout(BOUND, client.tool(tool))
         .await
@@ -78,6 +78,84 @@ async fn a_saved_shell_keeps_its_state_on_the_disk() {
         "[]"
     );
     tool(&client, "bash", r#"{"restart":true}"#, true).await;
+    assert!(!folder.path().join("shell").exists());
+}
+
+#[tokio::test]
+async fn what_an_earlier_call_put_in_the_states_place_does_no_harm() {
+    let (client, folder) = agent().await;
+    let save = r#"{"command":"x=1"}"#;
+    run(&client, line("mkfifo shell.new")).await.2.unwrap();
+    assert_eq!(tool(&client, "bash", save, true).await.0, "(no output)");
+    run(&client, line("rm shell; mkdir -p shell/full"))
+        .await
+        .2
+        .unwrap();
+    let text = tool(&client, "bash", save, true).await.0;
+    assert!(text.contains("without saving its state"), "{text}");
+    run(&client, line("rm -r shell*; mkdir shell.new; echo x > shell"))
+        .await
+        .2
+        .unwrap();
+    let text = tool(&client, "bash", r#"{"command":"echo [$x]"}"#, true).await.0;
+    assert!(
+        text.starts_with("[]\n[the shell ended without saving its state"),
+        "{text}"
+    );
+    drop(folder);
+}
+
+#[tokio::test]
+async fn the_disk_is_synced_where_that_is_asked_for() {
+    let (client, _folder) = agent().await;
+    for (name, input) in [
+        ("bash", r#"{"command":"true"}"#),
+        ("bash", r#"{"restart":true}"#),
+        ("write", r#"{"file_path":"f","content":"x"}"#),
+    ] {
+        for sync in [true, false] {
+            let tool = Tool {
+                name: name.into(),
+                input: input.into(),
+                sync,
+                ..Tool::default()
+            };
+            let result = tokio::time::timeout(BOUND, client.tool(tool))
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(result.synced, sync, "{name} {input}");
+        }
+    }
+    tokio::time::timeout(BOUND, client.sync()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_tool_that_is_cut_short_is_an_error_of_the_tool() {
+    let (client, _folder) = agent().await;
+    // An ignore file that nobody writes to keeps a search waiting.
+    run(&client, line("mkdir .git; mkfifo .gitignore"))
+        .await
+        .2
+        .unwrap();
+    let search = |timeout_ms| Tool {
+        name: "grep".into(),
+        input: r#"{"pattern":"x"}"#.into(),
+        timeout_ms,
+        ..Tool::default()
+    };
+    let result = tokio::time::timeout(BOUND, client.tool(search(200)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        result.is_error && result.timed_out && format!("{:?}", result.content).contains("took too long"),
+        "{result:?}"
+    );
+    let handle = client.start_tool(search(0)).unwrap();
+    handle.cancel();
+    let result = tokio::time::timeout(BOUND, handle.wait()).await.unwrap().unwrap();
+    assert!(result.is_error && !result.timed_out, "{result:?}");
 }
 
 #[tokio::test]
