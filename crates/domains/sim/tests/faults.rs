@@ -183,6 +183,15 @@ fn shipped_scenarios_load_and_bad_ones_name_their_line() {
             "two sessions",
         ),
         ("name: x\nclock_scale: 0\n", "clock_scale"),
+        ("name: x\nclock_scale: 1e-300\n", "clock_scale"),
+        (
+            "name: x\nqueue: {ttl_seconds: 18446744073709551615}\n",
+            "ttl_seconds",
+        ),
+        (
+            "name: x\nsessions: [{name: a, steps: [{wait: 9999999999y}]}]\n",
+            "more than a year",
+        ),
         (
             "name: x\nsessions:\n  - {name: a, steps: [{call: {tool: b, expect: {regex: '('}}}]}\n",
             "pattern",

@@ -263,13 +263,21 @@ async fn an_unacknowledged_item_comes_back_and_an_expired_lease_moves() {
     );
     assert_eq!(new.beat(&id, "NO_HEARTBEAT").await.status, 200);
     // What was under way when the 412 came is forgiven; later requests are not.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    let rules = || sim.report().violations.iter().map(|v| v.rule).collect::<Vec<_>>();
     let call = ids_of(&new.history(&session).await, "agent.tool_use");
-    old.result(&session, &call[0], "uid").await;
+    let told = Instant::now();
+    while rules().is_empty() {
+        assert!(told.elapsed() < BOUND);
+        old.result(&session, &call[0], "uid").await;
+    }
+    assert!(
+        told.elapsed() > Duration::from_millis(300),
+        "{:?}",
+        told.elapsed()
+    );
     old.work("POST", &format!("/{id}/stop"), r#"{"force":true}"#)
         .await;
-    let rules: Vec<Rule> = sim.report().violations.iter().map(|v| v.rule).collect();
-    assert_eq!(rules, [Rule::PostAfterLostLease, Rule::StopAfterLostLease]);
+    assert_eq!(rules(), [Rule::PostAfterLostLease, Rule::StopAfterLostLease]);
 }
 
 #[tokio::test]

@@ -47,11 +47,14 @@ impl Scenario {
     /// What types cannot say: unique names, patterns that compile, a scale that is a scale.
     pub fn validate(&self) -> Result<(), ScenarioError> {
         let rule = |message: String| Err(ScenarioError::Rule(message));
-        if !(self.clock_scale.is_finite() && self.clock_scale > 0.0) {
-            return rule(format!("clock_scale is {}, must be above 0", self.clock_scale));
+        if !(0.001..=1e6).contains(&self.clock_scale) {
+            return rule(format!(
+                "clock_scale is {}, must be from 0.001 to 1000000",
+                self.clock_scale
+            ));
         }
-        if self.queue.ttl_seconds == 0 || self.events.page_size == 0 {
-            return rule("queue.ttl_seconds and events.page_size must be above 0".into());
+        if !(1..=86_400).contains(&self.queue.ttl_seconds) || self.events.page_size == 0 {
+            return rule("queue.ttl_seconds must be from 1 to 86400, events.page_size above 0".into());
         }
         let mut sessions = BTreeSet::new();
         for session in &self.sessions {

@@ -228,13 +228,23 @@ pub struct Healthcheck {
     pub after: Duration,
 }
 
+/// Longer waits than this are a mistake; the bound keeps sums of times in range.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn parse_span<E: serde::de::Error>(text: &str) -> Result<Duration, E> {
+    let span = humantime::parse_duration(text).map_err(E::custom)?;
+    if span > LONGEST {
+        return Err(E::custom("a duration of more than a year"));
+    }
+    Ok(span)
+}
+
 /// Durations as people write them: `1500ms`, `2s`, `1m 30s`.
 pub(crate) mod span {
     use super::*;
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+        parse_span(&String::deserialize(d)?)
     }
 }
 
@@ -243,9 +253,8 @@ pub(crate) mod opt_span {
     use super::*;
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-        let text = Option::<String>::deserialize(d)?;
-        text.map(|t| humantime::parse_duration(&t))
+        Option::<String>::deserialize(d)?
+            .map(|t| parse_span(&t))
             .transpose()
-            .map_err(serde::de::Error::custom)
     }
 }
