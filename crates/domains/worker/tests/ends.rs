@@ -191,21 +191,16 @@ async fn a_session_that_another_process_holds_is_waited_for_and_then_given_up() 
     let setup = Setup::default();
     *setup.hands.held_for.lock().unwrap() = usize::MAX;
     let worker = setup.start(&api);
-    let polls = |i: &support::api::Inner| i.asked.iter().filter(|a| a.endpoint == "poll").count();
-    api.until("heartbeats while waiting", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "heartbeat").count() >= 5
-    })
-    .await;
-    let mut last = 0;
-    api.until("heartbeats end", |i| {
-        let now = i.asked.iter().filter(|a| a.endpoint == "heartbeat").count();
-        let settled = now == last && polls(i) > 5;
-        last = now;
-        settled
-    })
-    .await;
+    let hands = worker.hands.clone();
+    api.until("given up", |_| !hands.seen.lock().unwrap().ended.is_empty())
+        .await;
     worker.end().await;
+    assert!(api.count("heartbeat") >= 5, "heartbeats while waiting");
     assert_eq!((api.count("stop"), api.count("stream")), (0, 0));
+    assert_eq!(
+        hands.seen.lock().unwrap().ended,
+        ["another process of this host holds the session"]
+    );
 }
 
 #[tokio::test]

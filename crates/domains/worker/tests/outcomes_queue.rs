@@ -113,6 +113,7 @@ async fn a_conflicting_acknowledgement_is_tried_three_times_and_left() {
     .await;
     worker.end().await;
     assert_eq!(api.order()[..5], ["poll", "ack", "ack", "ack", "poll"]);
+    assert_eq!(api.count("stop"), 0);
     let inner = api.lock();
     assert!((inner.asked[4].at - inner.asked[3].at).as_secs_f64() / PACE >= 2.0);
     assert!(inner.asked[1].body.is_empty());

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use omnirun_ids::{ApiId, SessionKey};
 use omnirun_redact::Guest;
 use omnirun_sessions::{CallOutcome, Hands, HandsError, HandsFactory, Release, ToolCall};
+use omnirun_worker::{Observer, WorkerEvent};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,6 +24,8 @@ pub struct Seen {
     pub posted: Vec<String>,
     pub cancelled: Vec<String>,
     pub forgotten: Vec<String>,
+    /// Why items ended, as the observer was told.
+    pub ended: Vec<&'static str>,
     pub most_at_once: usize,
     now: usize,
     journal: HashMap<String, CallOutcome>,
@@ -80,6 +83,14 @@ impl HandsFactory for FakeHands {
     async fn forget(&self, key: &SessionKey) -> Result<Vec<String>, HandsError> {
         self.seen.lock().unwrap().forgotten.push(key.session.to_string());
         Ok(Vec::new())
+    }
+}
+
+impl Observer for FakeHands {
+    fn event(&self, event: &WorkerEvent<'_>) {
+        if let WorkerEvent::Ended { reason, .. } = event {
+            self.seen.lock().unwrap().ended.push(reason);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub use hands::FakeHands;
 use omnirun_redact::Secret;
 use omnirun_work_client::{Client, ClientConfig, Limits};
 use omnirun_work_proto::LeaseRules;
-use omnirun_worker::{Exit, Ignore, ItemConfig, Shutdown, Timing, WindDown, WorkerConfig};
+use omnirun_worker::{Exit, ItemConfig, Shutdown, Timing, WindDown, WorkerConfig};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
@@ -111,7 +111,7 @@ impl Setup {
             max_idle: self.max_idle,
             timing: self.timing,
             wind_down: self.wind_down,
-            observer: Arc::new(Ignore),
+            observer: Arc::new(self.hands.clone()),
         })
     }
 
