@@ -5,7 +5,7 @@
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 for omnirun in "${OMNIRUN_BIN:-}" "$here/omnirun" "$here/target/release/omnirun" "$(command -v omnirun)"; do
     # exec: ant signals this process alone, so the one that serves must be it.
-    [ -n "$omnirun" ] && [ -x "$omnirun" ] && exec "$omnirun" spawn "$@"
+    [ -f "$omnirun" ] && [ -x "$omnirun" ] && exec "$omnirun" spawn "$@"
 done
 echo "omnirun-spawn.sh: no omnirun beside this script, in target/release (./x build makes it) or on PATH" >&2
 exit 127
