@@ -49,8 +49,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the root at `path`. Links in the permitted directories' own names are followed here, once, so that a
-    /// session cannot widen them later by exchanging its working directory for a link.
+    /// Opens the root at `path`. Links in the permitted directories' own names are followed here, once, so that they do not
+    /// widen while a call runs.
     pub fn open(path: &Path, config: &RootConfig) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;

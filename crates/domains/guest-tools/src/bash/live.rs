@@ -25,6 +25,8 @@ pub struct LiveShell {
 
 /// Longest status line that we wait for: a nonce and a number. More is not ours.
 const MAX_STATUS: usize = 4096;
+/// Reads of the status pipe before other work has its turn. More than a pipe holds.
+const MAX_READS: usize = 512;
 
 impl LiveShell {
     /// Prepares a shell that starts with the given state (none: a new one).
@@ -70,22 +72,29 @@ impl LiveShell {
     /// output pipe by then. (A shell that ends does not say so here; the agent sees its process exit.)
     pub fn poll_done(&mut self) -> Result<Option<i32>, Errno> {
         let mut buffer = [0; 256];
-        loop {
+        // A process of the sandbox may write here too, faster than we read.
+        for _ in 0..MAX_READS {
             match rustix::io::read(&self.status, &mut buffer) {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR) => continue,
                 Err(error) => return Err(error),
             }
             let excess = self.received.len().saturating_sub(MAX_STATUS);
             self.received.drain(..excess);
+            if let Some(code) = self.code() {
+                return Ok(Some(code));
+            }
         }
-        // A process of the sandbox could write here too; only this command's nonce counts, wherever it stands.
-        let text = String::from_utf8_lossy(&self.received);
-        let Some((_, rest)) = text.split_once(&format!("{} ", self.nonce)) else {
-            return Ok(None);
-        };
-        Ok(rest.split_once('\n').and_then(|(code, _)| code.parse().ok()))
+        Ok(None)
+    }
+
+    /// The exit code behind this command's nonce, wherever that stands.
+    fn code(&self) -> Option<i32> {
+        let at = memchr::memmem::find(&self.received, self.nonce.as_bytes())?;
+        let line = self.received.get(at + self.nonce.len() + 1..)?;
+        let end = line.iter().position(|byte| *byte == b'\n')?;
+        std::str::from_utf8(&line[..end]).ok()?.parse().ok()
     }
 
     /// What the command left as state: call it once when it is done or its shell has exited. It becomes what

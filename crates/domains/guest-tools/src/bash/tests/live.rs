@@ -172,6 +172,16 @@ fn forged_status_lines_and_markers_mean_nothing() {
 }
 
 #[test]
+fn a_flood_where_the_status_comes_does_not_hide_it() {
+    let (_dir, mut session) = session();
+    session.run("yes noise >&63 & job=$!");
+    for number in 0..20 {
+        assert_eq!(session.text(&format!("echo {number}")), number.to_string());
+    }
+    assert_eq!(session.text("kill $job"), "(no output)");
+}
+
+#[test]
 fn tracing_shows_the_users_commands_alone() {
     let (_dir, mut session) = session();
     assert_eq!(session.text("set -x; echo a"), "++ echo a\na");
