@@ -4,6 +4,8 @@
 //! its quotes; bash writes `"..."` with `\` before special characters, `$'...'` when there are control characters, and
 //! for arrays `([key]=value ...)` of such parts.
 
+use super::state::MAX_VARIABLES;
+
 /// One variable as printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Variable<'a> {
@@ -15,10 +17,11 @@ pub(super) struct Variable<'a> {
     pub(super) value: &'a [u8],
 }
 
-/// The variables of a print. Text that is no such entry is skipped up to the end of its line.
+/// The variables of a print, at most one more than [`MAX_VARIABLES`]. Text that is no such entry is skipped up to the end
+/// of its line.
 pub(super) fn variables(mut text: &[u8]) -> Vec<Variable<'_>> {
     let mut found = Vec::new();
-    while !text.is_empty() {
+    while !text.is_empty() && found.len() <= MAX_VARIABLES {
         let (entry, rest) = text.split_at(entry_length(text));
         text = rest.strip_prefix(b"\n").unwrap_or(rest);
         found.extend(parse(entry));

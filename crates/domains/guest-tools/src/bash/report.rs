@@ -129,7 +129,7 @@ impl Report<'_> {
                         text,
                         format_args!(
                             "[too large to be kept for the next command: {}]",
-                            dropped.join(", ")
+                            some_of(dropped)
                         ),
                     );
                 }
@@ -185,6 +185,23 @@ impl Report<'_> {
             ),
         }
     }
+}
+
+/// The first few names, so that the sentence stays one.
+fn some_of(names: &[String]) -> String {
+    const NAMES: usize = 20;
+    const LETTERS: usize = 100;
+    let mut text = names
+        .iter()
+        .take(NAMES)
+        .map(|name| name.chars().take(LETTERS).collect::<String>())
+        .collect::<Vec<_>>()
+        .join(", ");
+    if let Some(more) = names.len().checked_sub(NAMES).filter(|more| *more > 0) {
+        // Writing to a string does not fail.
+        let _ = write!(text, " and {more} more");
+    }
+    text
 }
 
 /// Adds a line of ours.
@@ -249,6 +266,14 @@ mod tests {
             "{}",
             text_of(&result)
         );
+    }
+
+    #[test]
+    fn of_what_does_not_fit_a_few_are_named() {
+        let names: Vec<String> = (0..21).map(|n| format!("v{n}")).collect();
+        assert_eq!(some_of(&names[..2]), "v0, v1");
+        assert!(some_of(&names).ends_with(", v19 and 1 more"));
+        assert_eq!(some_of(&["\u{e9}".repeat(1000)]).chars().count(), 100);
     }
 
     #[test]

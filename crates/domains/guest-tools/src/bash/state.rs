@@ -21,6 +21,9 @@ use std::{
 /// Longest print that is read. Larger variables than a state can hold have to be seen to be left out by name.
 pub(super) const MAX_RAW: usize = 16 << 20;
 
+/// Most variables of a print. A state can hold fewer: each takes a dozen bytes.
+pub(super) const MAX_VARIABLES: usize = 100_000;
+
 const HEADER: &[u8] = b"omnirun-shell 1\n";
 
 /// `shopt` options that are on in a new shell.
@@ -130,11 +133,12 @@ pub(super) fn quote(bytes: &[u8]) -> Vec<u8> {
 
 /// Reads the print of a command's shell.
 pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter {
-    let mut sections: Vec<&[u8]> = raw.split(|byte| *byte == 0).collect();
+    let sections = || raw.split(|byte| *byte == 0);
     let end = format!("end {nonce}");
-    let whole = sections.iter().position(|section| *section == end.as_bytes());
-    sections.truncate(whole.unwrap_or(0));
-    match sections.as_slice() {
+    let whole = sections().position(|section| section == end.as_bytes());
+    let mut sections = sections().take(whole.unwrap_or(0));
+    let fixed: Vec<&[u8]> = sections.by_ref().take(10).collect();
+    match fixed.as_slice() {
         [
             start,
             cwd,
@@ -146,9 +150,8 @@ pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter 
             functions,
             function_flags,
             variables,
-            outer @ ..,
         ] if *start == nonce.as_bytes() => {
-            let variables = outermost(variables, outer);
+            let variables = outermost(variables, sections);
             let print = Print {
                 cwd,
                 flags,
@@ -169,16 +172,18 @@ pub(super) fn read(raw: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter 
 
 /// The variables of a shell. One that exited within a function prints its functions' local variables too; it then
 /// prints again what is there once these are taken away, level by level, and a global hidden by a local shows up.
-fn outermost<'a>(variables: &'a [u8], outer: &[&'a [u8]]) -> Vec<Variable<'a>> {
+fn outermost<'a>(variables: &'a [u8], outer: impl Iterator<Item = &'a [u8]>) -> Vec<Variable<'a>> {
     let mut variables = declare::variables(variables);
-    for level in outer {
-        let revealed: HashMap<&[u8], Variable<'a>> = declare::variables(level)
-            .into_iter()
-            .map(|variable| (variable.name, variable))
+    let mut outer = outer.peekable();
+    if outer.peek().is_some() {
+        let places: HashMap<&[u8], usize> = variables
+            .iter()
+            .enumerate()
+            .map(|(at, variable)| (variable.name, at))
             .collect();
-        for variable in &mut variables {
-            if let Some(global) = revealed.get(variable.name) {
-                *variable = *global;
+        for global in outer.flat_map(declare::variables) {
+            if let Some(at) = places.get(global.name) {
+                variables[*at] = global;
             }
         }
     }
@@ -208,24 +213,24 @@ struct Piece {
 
 impl Print<'_> {
     fn into_state(self, config: &ShellConfig) -> StateAfter {
+        if self.variables.len() > MAX_VARIABLES {
+            return StateAfter::TooLarge;
+        }
         let (start, end) = (self.start(config), self.end());
         let mut pieces = self.pieces();
         let mut dropped = Vec::new();
         let fixed = HEADER.len() + start.len() + 1 + end.len();
         let mut size = fixed + pieces.iter().map(|piece| piece.script.len()).sum::<usize>();
-        while size > MAX_SHELL_STATE {
-            let largest = pieces
-                .iter()
-                .enumerate()
-                .max_by_key(|(_, piece)| piece.script.len())
-                .map(|(at, _)| at);
-            match largest {
-                Some(at) => {
-                    let piece = pieces.remove(at);
-                    size -= piece.script.len();
-                    dropped.push(piece.name);
-                }
-                None => return StateAfter::TooLarge,
+        if size > MAX_SHELL_STATE {
+            let mut by_size: Vec<usize> = (0..pieces.len()).collect();
+            by_size.sort_by_key(|at| pieces[*at].script.len());
+            while size > MAX_SHELL_STATE {
+                let Some(largest) = by_size.pop() else {
+                    return StateAfter::TooLarge;
+                };
+                let piece = &mut pieces[largest];
+                size -= std::mem::take(&mut piece.script).len();
+                dropped.push(std::mem::take(&mut piece.name));
             }
         }
         let mut bytes = Vec::with_capacity(size);

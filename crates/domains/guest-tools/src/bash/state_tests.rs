@@ -70,6 +70,40 @@ fn what_does_not_fit_is_left_out_by_name() {
 }
 
 #[test]
+fn a_print_that_is_made_to_be_slow_is_answered_at_once() {
+    // Of so many variables most do not fit, and each level looks at all of them.
+    let variables =
+        |count: usize| -> String { (0..count).map(|n| format!("declare -- v{n}=\"\"\n")).collect() };
+    let nested = format!("{}{}", variables(90_000), "\0".repeat(8 << 20));
+    let StateAfter::Saved { state, dropped } = read(&print("n", &nested), "n", &ShellConfig::default())
+    else {
+        panic!("not saved")
+    };
+    assert!(state.as_bytes().len() <= MAX_SHELL_STATE);
+    assert!(dropped.len() > 1000);
+    let too_many = read(
+        &print("n", &variables(MAX_VARIABLES + 1)),
+        "n",
+        &ShellConfig::default(),
+    );
+    assert_eq!(too_many, StateAfter::TooLarge);
+}
+
+#[test]
+fn a_global_shows_through_the_local_that_hid_it() {
+    let nested =
+        "declare -- a=\"inner\"\ndeclare -- b=\"1\"\n\0declare -- a=\"middle\"\n\0declare -- a=\"outer\"\n";
+    let StateAfter::Saved { state, .. } = read(&print("n", nested), "n", &ShellConfig::default()) else {
+        panic!("not saved")
+    };
+    let script = String::from_utf8_lossy(state.as_bytes());
+    assert!(
+        script.contains("declare -- a=\"outer\"\ndeclare -- b=\"1\"\n"),
+        "{script}"
+    );
+}
+
+#[test]
 fn other_blobs_are_refused() {
     for blob in [
         &b""[..],
