@@ -32,7 +32,8 @@ impl Default for Template {
 impl Template {
     pub(crate) fn parse(text: &str) -> Self {
         let mut template = Self::default();
-        for line in text.lines() {
+        // Not `lines`: a value may end with a carriage return.
+        for line in text.split('\n') {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "user" if !value.is_empty() => template.user = value.to_owned(),
@@ -67,5 +68,6 @@ mod tests {
             [("LANG".into(), "C.UTF-8".into()), ("A".into(), "b=c d".into())]
         );
         assert_eq!(Template::parse(""), Template::default());
+        assert_eq!(Template::parse("env A=x\r\n").env, [("A".into(), "x\r".into())]);
     }
 }
