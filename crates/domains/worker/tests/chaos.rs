@@ -101,6 +101,7 @@ async fn every_call_is_answered_once_and_none_runs_twice() {
                     if !done && !queued && !recent && (silent || stopped) {
                         quiet.insert(n, std::time::Instant::now());
                         inner.beats.remove(&format!("work_{n}"));
+                        inner.beats_before.remove(&format!("work_{n}"));
                         inner.states.remove(&format!("work_{n}"));
                         inner.queue.push_back(item(n, None));
                     }

@@ -21,9 +21,11 @@ async fn a_lost_lease_kills_at_once_posts_nothing_and_stops_nothing() {
     let worker = Setup::default().start(&api);
     let hands = worker.hands.clone();
     api.until("the call runs", |_| running(&hands)).await;
-    api.lock()
-        .beats
-        .insert("work_1".into(), "another worker's".into());
+    {
+        let mut inner = api.lock();
+        inner.beats_before.clear();
+        inner.beats.insert("work_1".into(), "another worker's".into());
+    }
     let moved = Instant::now();
     api.until("the hands are closed", |_| {
         !hands.seen.lock().unwrap().closed.is_empty()
@@ -89,8 +91,7 @@ async fn a_long_tool_is_cancelled_when_the_server_says_stopping_and_its_partial_
     api.until("the call runs", |_| running(&hands)).await;
     api.lock().states.insert("work_1".into(), "stopping");
     let asked = Instant::now();
-    api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-        .await;
+    api.until_stopped().await;
     assert!(asked.elapsed() >= ms(400), "it had its time");
     worker.end().await;
     let inner = api.lock();
@@ -116,8 +117,7 @@ async fn a_tool_that_does_not_end_when_cancelled_is_killed_and_the_item_stopped(
     let hands = worker.hands.clone();
     api.until("the call runs", |_| running(&hands)).await;
     api.lock().states.insert("work_1".into(), "stopping");
-    api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-        .await;
+    api.until_stopped().await;
     worker.end().await;
     assert_eq!(api.count("send"), 0);
     assert_eq!(
@@ -144,8 +144,7 @@ async fn terminated_and_deleted_end_the_item_live_and_from_the_history() {
             api.until("the call runs", |_| running(&hands)).await;
             api.emit(1, end);
         }
-        api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-            .await;
+        api.until_stopped().await;
         worker.end().await;
         assert_eq!(
             hands.seen.lock().unwrap().closed,
@@ -224,8 +223,7 @@ async fn winding_down_serves_the_turn_on_within_its_grace_and_then_cancels() {
     .start(&api);
     let hands = worker.hands.clone();
     api.until("all run", |i| {
-        hands.seen.lock().unwrap().ran.len() >= 2
-            && i.asked.iter().filter(|a| a.endpoint == "list").count() >= 6
+        hands.seen.lock().unwrap().ran.len() >= 2 && i.count("list") >= 6
     })
     .await;
     worker.shutdown.wind_down();
@@ -301,10 +299,8 @@ async fn it_polls_only_while_there_is_room_and_serves_several_at_once() {
     api.until("two run", |_| hands.seen.lock().unwrap().ran.len() == 2)
         .await;
     let beats = api.count("heartbeat");
-    api.until("time passes", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "heartbeat").count() >= beats + 6
-    })
-    .await;
+    api.until("time passes", |i| i.count("heartbeat") >= beats + 6)
+        .await;
     assert_eq!(api.count("poll"), 2);
     api.until("all over", |i| i.states.len() == 3).await;
     worker.end().await;
@@ -319,8 +315,7 @@ async fn the_items_own_token_speaks_for_it_and_the_key_for_the_queue() {
     let secret = BASE64_URL_SAFE_NO_PAD.encode(r#"{"sessions_token":"tok-1"}"#);
     api.lock().queue[0]["secret"] = json!(secret);
     let worker = Setup::default().start(&api);
-    api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-        .await;
+    api.until_stopped().await;
     worker.end().await;
     for asked in &api.lock().asked {
         let expected = if matches!(asked.endpoint, "poll" | "ack") {

@@ -16,10 +16,7 @@ fn verdict(id: &str, result: &str) -> Value {
 }
 
 async fn all_listed(api: &Api) {
-    api.until("a history", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "list").count() >= 2
-    })
-    .await;
+    api.until("a history", |i| i.count("list") >= 2).await;
 }
 
 #[tokio::test]
@@ -36,14 +33,11 @@ async fn confirmations_let_calls_go_or_deny_them() {
     api.emit(1, verdict("c3", "deny"));
     // The item does not go idle while a call is held.
     let beats = api.count("heartbeat");
-    api.until("many idle times", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "heartbeat").count() > beats + 12
-    })
-    .await;
+    api.until("many idle times", |i| i.count("heartbeat") > beats + 12)
+        .await;
     assert_eq!((api.count("send"), api.count("stop")), (0, 0));
     api.emit(1, verdict("c1", "allow"));
-    api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-        .await;
+    api.until_stopped().await;
     worker.end().await;
     assert_eq!(api.lock().sessions["sesn_1"].answered(), ["c1"]);
     assert_eq!(hands.seen.lock().unwrap().ran, ["c1"]);
@@ -119,8 +113,7 @@ async fn results_from_elsewhere_and_dead_threads_leave_nothing_to_post() {
         json!({"type":"session.thread_status_terminated","id":"sevt_y","session_thread_id":"sthr_1"}),
     );
     api.emit(1, idle("end_turn"));
-    api.until("a stop", |i| i.asked.iter().any(|a| a.endpoint == "stop"))
-        .await;
+    api.until_stopped().await;
     worker.end().await;
     assert_eq!(api.count("send"), 0);
 }
@@ -249,10 +242,7 @@ async fn a_history_that_fails_dispatches_nothing_and_is_read_again() {
         ..Setup::default()
     }
     .start(&api);
-    api.until("the list failed", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "list").count() >= 4
-    })
-    .await;
+    api.until("the list failed", |i| i.count("list") >= 4).await;
     api.emit(1, call("c2", "bash", json!({"ms":1})));
     api.until("the live one is answered first", |i| {
         !i.sessions["sesn_1"].answered().is_empty()

@@ -6,15 +6,6 @@ use omnirun_worker::Exit;
 use serde_json::json;
 use support::{Api, KEY, PACE, Reply, Setup, item};
 
-/// Every poll after the first so many comes at a pause of at least `least` seconds of the protocol's.
-fn pauses(api: &Api, endpoint: &'static str) -> Vec<f64> {
-    let times = api.times(endpoint);
-    times
-        .windows(2)
-        .map(|w| (w[1] - w[0]).as_secs_f64() / PACE)
-        .collect()
-}
-
 #[tokio::test]
 async fn a_poll_that_is_refused_is_asked_once() {
     for status in [401, 403, 404] {
@@ -33,7 +24,7 @@ async fn a_poll_that_fails_is_tried_three_times_then_after_growing_pauses() {
     let worker = Setup::default().start(&api);
     api.until("nine polls", |i| i.asked.len() >= 9).await;
     worker.end().await;
-    let pauses = pauses(&api, "poll");
+    let pauses = api.pauses("poll");
     // Inside an attempt the transport's own pauses, between attempts 2-3 s and 4-5 s.
     for n in [0, 1, 3, 4] {
         assert!(pauses[n] >= 0.37 && pauses[n] < 2.0, "{pauses:?}");
@@ -79,9 +70,9 @@ async fn empty_polls_pause() {
     api.until("four polls", |i| i.asked.len() >= 4).await;
     worker.end().await;
     assert!(
-        pauses(&api, "poll").iter().all(|p| *p >= 1.0),
+        api.pauses("poll").iter().all(|p| *p >= 1.0),
         "{:?}",
-        pauses(&api, "poll")
+        api.pauses("poll")
     );
 }
 
@@ -107,10 +98,7 @@ async fn a_conflicting_acknowledgement_is_tried_three_times_and_left() {
     api.lock().queue.push_back(item(1, None));
     api.always("ack", Reply::Status(409));
     let worker = Setup::default().start(&api);
-    api.until("a second poll", |i| {
-        i.asked.iter().filter(|a| a.endpoint == "poll").count() >= 2
-    })
-    .await;
+    api.until("a second poll", |i| i.count("poll") >= 2).await;
     worker.end().await;
     assert_eq!(api.order()[..5], ["poll", "ack", "ack", "ack", "poll"]);
     assert_eq!(api.count("stop"), 0);

@@ -8,6 +8,7 @@
 )] // Each test takes a part.
 
 pub mod api;
+mod endpoints;
 pub mod hands;
 
 pub use api::{Api, KEY, Reply, item};
@@ -30,7 +31,7 @@ pub fn timing() -> Timing {
     Timing {
         // Beats every 50 ms whatever the lease time says.
         lease: LeaseRules {
-            assumed_ttl: ms(1500),
+            assumed_ttl: ms(10_000),
             first_interval: ms(50),
             min_interval: ms(50),
             max_interval: ms(50),
