@@ -16,7 +16,9 @@ use std::{path::PathBuf, process::ExitCode};
     version,
     about,
     max_term_width = 110,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "First steps:\n  omnirun doctor            what this host can do, and what it lacks\n  \
+                  omnirun image build       once, from Debian packages\n  omnirun run -- uname -a   a command in a microVM"
 )]
 struct Cli {
     #[command(flatten)]
@@ -27,6 +29,7 @@ struct Cli {
 
 /// Flags that every command takes.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Folder for images, snapshots and session disks. Default: /var/lib/omnirun for root, else
     /// $XDG_DATA_HOME/omnirun or ~/.local/share/omnirun.

@@ -10,6 +10,7 @@
 
 pub mod leftovers;
 pub mod stage;
+pub mod state;
 
 use std::{
     fs,

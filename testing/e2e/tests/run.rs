@@ -2,7 +2,7 @@
 
 use omnirun_e2e::{data, footprint, omnirun, omnirun_in, private_data, run, wait_until};
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -50,6 +50,63 @@ fn a_command_runs_as_if_it_ran_here() {
         assert_eq!(got, code, "{err}");
         assert!(err.contains(command), "{err}");
     }
+}
+
+/// What a program can see of its system, as JSON.
+const SYSTEM: &str = r#"
+import json, os, socket, stat, sys
+def write(path):
+    with open(path, "w") as f: f.write("x")
+    os.unlink(path)
+    return oct(stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode))
+def read(path):
+    with open(path) as f: return f.read()
+mounts = {l.split()[1]: l.split()[2] for l in read("/proc/mounts").splitlines()}
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname(), timeout=20)
+name = socket.gethostname()
+pty = os.ttyname(os.openpty()[1])
+print(json.dumps({
+    "cards": sorted(os.listdir("/sys/class/net")),
+    "routes": read("/proc/net/route").splitlines()[1:],
+    "loopback": client.getpeername()[0],
+    "name": name, "hostname file": read("/etc/hostname").strip(), "own address": socket.gethostbyname(name),
+    "localhost": socket.gethostbyname("localhost"),
+    "mounts": {at: mounts.get(at) for at in ["/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm"]},
+    "dev": sorted(os.listdir("/dev")),
+    "modes": {at: write(at + "/x") for at in ["/tmp", "/var/tmp", "/dev/shm", "/run"]},
+    "pty": pty,
+    "zeros": open("/dev/zero", "rb").read(4) == bytes(4) and len(os.urandom(16)) == 16,
+    "kernel threads": sum(read(f"/proc/{p}/comm") == "kthreadd\n" for p in os.listdir("/proc") if p.isdigit()),
+    "stdin": sys.stdin.read(),
+    "cwd": os.getcwd(), "home": os.environ["HOME"], "uid": os.getuid(), "lang": os.environ["LANG"],
+}))
+"#;
+
+#[test]
+fn a_program_finds_the_system_that_it_knows() {
+    let (code, out, err) = run(&mut omnirun(["run", "--", "python3", "-c", SYSTEM]));
+    assert_eq!(code, 0, "{err}");
+    let seen: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let expected = serde_json::json!({
+        "cards": ["lo"], "routes": [], "loopback": "127.0.0.1", "localhost": "127.0.0.1",
+        "mounts": {
+            "/": "overlay", "/proc": "proc", "/sys": "sysfs", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs",
+        },
+        // No disks, and not the agent's channel.
+        "dev": ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"],
+        "modes": {"/tmp": "0o1777", "/var/tmp": "0o1777", "/dev/shm": "0o1777", "/run": "0o755"},
+        "zeros": true, "kernel threads": 0, "stdin": "",
+        "cwd": "/workspace", "home": "/root", "uid": 0, "lang": "C.UTF-8",
+    });
+    for (what, value) in expected.as_object().expect("an object") {
+        assert_eq!(&seen[what], value, "{what}");
+    }
+    let text = |what: &str| seen[what].as_str().unwrap_or_default();
+    assert!(text("name").starts_with("sandbox-"), "{seen}");
+    assert_eq!(text("name"), text("hostname file"));
+    assert!(text("own address").starts_with("127."), "{seen}");
+    assert!(text("pty").starts_with("/dev/pts/"), "{seen}");
 }
 
 #[test]
@@ -190,6 +247,13 @@ fn bad_input_is_one_clear_line_and_makes_nothing() {
         assert_eq!((code, out.as_str()), (125, ""), "{flags:?}: {err}");
         assert!(err.contains(word) && err.lines().count() == 1, "{flags:?}: {err}");
     }
+    // A mistake in the line is none of the command's exit codes, and a reader who leaves is no panic.
+    let (code, out, _) = run(&mut omnirun(["run", "--bogus", "--", "true"]));
+    assert_eq!((code, out.as_str()), (125, ""));
+    let mut help = omnirun(["run", "--help"]);
+    let mut help = help.stdout(Stdio::piped()).spawn().expect("omnirun starts");
+    drop(help.stdout.take());
+    assert_eq!(help.wait().expect("it ends").code(), Some(0));
     let (code, _, err) = run(&mut omnirun(["run", "--user", "nobody-at-all", "--", "true"]));
     assert_eq!(code, 125);
     assert!(err.contains("nobody-at-all"), "{err}");
@@ -305,43 +369,6 @@ fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
 
 fn started_in(command: &mut Command) -> (Child, BufReader<std::process::ChildStdout>) {
     started(std::mem::replace(command, Command::new("true")))
-}
-
-#[test]
-fn a_spoiled_snapshot_is_made_anew_with_a_word() {
-    let private = private_data();
-    let dir = private.path();
-    let fine = |word: &str| {
-        let (code, out, err) = run(&mut omnirun_in(
-            dir,
-            ["run", "--memory", "256M", "--", "echo", "fine"],
-        ));
-        assert_eq!((code, out.as_str()), (0, "fine\n"), "{err}");
-        assert!(err.contains(word), "{word}: {err}");
-    };
-    fine("first use of this size");
-    let snapshots = fs::read_dir(dir.join("snapshots"))
-        .expect("it is there")
-        .flatten();
-    let folder = snapshots
-        .map(|e| e.path())
-        .find(|p| p.is_dir())
-        .expect("a snapshot");
-    let writable = |name: &str| {
-        let path = folder.join(name);
-        let mut mode = fs::metadata(&path).expect("it is there").permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
-        fs::set_permissions(&path, mode).expect("it is ours");
-        File::options().write(true).open(path).expect("it is ours")
-    };
-    writable("memory").set_len(4096).expect("it can be cut");
-    fine("bytes instead of");
-    let state = writable("state");
-    std::os::unix::fs::FileExt::write_all_at(&state, b"garbage", 1000).expect("it can be written");
-    fine("not what was written");
-    fs::remove_file(folder.join("manifest.json")).expect("it is there");
-    fine("no manifest");
-    assert_eq!(footprint_of(dir), Vec::<String>::new());
 }
 
 #[test]

@@ -11,9 +11,9 @@ use omnirun_vmm::qemu::Qemu;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Remove what dead processes left: VMs, run folders, unfinished builds and sessions, and sessions whose time is over.
+/// Remove what killed processes left, and sessions whose time is over.
 ///
-/// Commands that run sandboxes do this by themselves when they start. Sessions within their time are kept: see
+/// That is: VMs, run folders, unfinished builds, half-written files, half-made sessions. Commands that run sandboxes do this by themselves when they start. Sessions within their time are kept: see
 /// `omnirun session`.
 #[derive(clap::Args)]
 pub struct Args {

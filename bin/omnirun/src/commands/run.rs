@@ -42,7 +42,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
                         omnirun run --memory 2G --timeout 60 -- sh -c 'make test'"
 )]
 pub struct Args {
-    /// The template whose image is booted.
+    /// The template whose image is booted (omnirun image ls).
     #[arg(long, default_value = "default", value_name = "NAME")]
     template: TemplateName,
     /// Virtual CPUs.
@@ -66,7 +66,7 @@ pub struct Args {
     /// Pass standard input on. Without it the command reads an empty one.
     #[arg(long)]
     stdin: bool,
-    /// Kill the command after so many seconds (or 90s, 5m).
+    /// Kill the command after so many seconds (or 90s, 5m); no limit by default.
     #[arg(long, value_name = "S", value_parser = seconds)]
     timeout: Option<Duration>,
     /// End with one JSON line on standard error: sandbox, driver, accelerator, milliseconds of each phase, exit code.

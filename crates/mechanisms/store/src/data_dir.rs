@@ -203,14 +203,14 @@ impl DataDir {
         Ok(Some(()))
     }
 
-    /// A folder without a layout may hold what an interrupted first opening left, and nothing else: making somebody's
-    /// home private and filling it would be rude.
+    /// A folder without a layout may hold what an interrupted first opening left, recipes that a user has put there, and
+    /// nothing else: making somebody's home private and filling it would be rude.
     fn must_be_empty(&self) -> Result<(), StoreError> {
         for entry in fs::read_dir(&self.root).map_err(file("list", &self.root))? {
             let name = entry.map_err(file("list", &self.root))?.file_name();
             let name = name.to_string_lossy();
             let ours = SUBFOLDERS.contains(&&*name)
-                || matches!(&*name, ".lock" | ".owners")
+                || matches!(&*name, ".lock" | ".owners" | "templates")
                 || name.starts_with("layout.");
             if !ours && name != "lost+found" {
                 return Err(StoreError::Foreign {
@@ -298,6 +298,13 @@ pub(crate) mod tests {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(DataDir::open(Some(root.clone())).unwrap(), dir);
         assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn recipes_may_be_there_before_anything_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir(tmp.path().join("templates")).unwrap();
+        DataDir::open(Some(tmp.path().to_owned())).unwrap();
     }
 
     #[test]
