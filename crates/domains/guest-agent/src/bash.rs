@@ -41,7 +41,8 @@ enum Shell {
 struct Started {
     shell: Shell,
     child: Child,
-    output: OwnedFd,
+    /// None: nobody is left who could write to it (after `exec >file 2>&1`). Polled, it would be ready for ever.
+    output: Option<OwnedFd>,
 }
 
 /// A command that is running.
@@ -265,11 +266,12 @@ impl Running {
     /// What to poll for reading.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let status = match &self.shell.shell {
-            Shell::Live(shell) => Some(shell.status_fd()),
+            Shell::Live(shell) => shell.status_fd(),
             Shell::Saved(_) => None,
         };
-        [self.shell.output.as_fd(), self.shell.child.pidfd.as_fd()]
-            .into_iter()
+        let output = self.shell.output.as_ref().map(AsFd::as_fd);
+        std::iter::once(self.shell.child.pidfd.as_fd())
+            .chain(output)
             .chain(status)
     }
 
@@ -307,14 +309,15 @@ impl Running {
             buffer.len()
         };
         let mut taken = 0;
-        while taken < most {
-            match rustix::io::read(&self.shell.output, &mut *buffer) {
-                Ok(count) if count > 0 => {
+        while let Some(output) = self.shell.output.as_ref().filter(|_| taken < most) {
+            match rustix::io::read(output, &mut *buffer) {
+                Ok(0) => self.shell.output = None,
+                Ok(count) => {
                     taken += count;
                     self.output.push(&buffer[..count]);
                 }
                 Err(Errno::INTR) => {}
-                _ => break,
+                Err(_) => break,
             }
         }
         over
@@ -377,7 +380,7 @@ fn launch_shell(sandbox: &Sandbox, launch: Launch, shell: Shell) -> Result<Start
     Ok(Started {
         shell,
         child,
-        output: launch.output,
+        output: Some(launch.output),
     })
 }
 

@@ -59,7 +59,9 @@ pub(crate) fn find(passwd: &str, group: &str, wanted: &str) -> Option<User> {
         });
         found.identity.gid = by_name.or_else(|| wanted.parse().ok())?;
     }
-    Some(found)
+    // To the kernel this number means "as it is", which is root.
+    let Identity { uid, gid, .. } = found.identity;
+    (uid != u32::MAX && gid != u32::MAX).then_some(found)
 }
 
 fn by_name(passwd: &str, name: &str) -> Option<User> {
@@ -148,5 +150,8 @@ mod tests {
         );
         assert_eq!(find(PASSWD, GROUP, "stranger"), None);
         assert_eq!(find(PASSWD, GROUP, "agent:nogroup"), None);
+        for root in ["4294967295", "agent:4294967295"] {
+            assert_eq!(find(PASSWD, GROUP, root), None, "{root}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub struct LiveShell {
     control: OwnedFd,
-    status: OwnedFd,
+    status: Option<OwnedFd>,
     command: SharedFile,
     state: SharedFile,
     config: ShellConfig,
@@ -41,7 +41,7 @@ impl LiveShell {
         write_line(&control, BOOT_LINE)?;
         let shell = Self {
             control,
-            status,
+            status: Some(status),
             command: parts.command,
             state: parts.state,
             config: config.clone(),
@@ -63,9 +63,9 @@ impl LiveShell {
         write_line(&self.control, LIVE_LINE)
     }
 
-    /// Becomes readable when there may be news for [`Self::poll_done`].
-    pub fn status_fd(&self) -> BorrowedFd<'_> {
-        self.status.as_fd()
+    /// Becomes readable when there may be news for [`Self::poll_done`]. None: nobody is left who could write there.
+    pub fn status_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.status.as_ref().map(AsFd::as_fd)
     }
 
     /// Whether the command is done, and its exit code. Never blocks. All that its foreground processes wrote is in the
@@ -74,8 +74,10 @@ impl LiveShell {
         let mut buffer = [0; 256];
         // A process of the sandbox may write here too, faster than we read.
         for _ in 0..MAX_READS {
-            match rustix::io::read(&self.status, &mut buffer) {
-                Ok(0) | Err(Errno::AGAIN) => break,
+            let Some(status) = &self.status else { break };
+            match rustix::io::read(status, &mut buffer) {
+                Ok(0) => self.status = None,
+                Err(Errno::AGAIN) => break,
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error),

@@ -59,6 +59,43 @@ async fn a_live_shell_keeps_its_state_through_calls_timeouts_and_exits() {
     );
 }
 
+#[test]
+fn a_shell_that_gave_its_output_away_does_not_keep_the_loop_busy() {
+    use crate::bash::{Bash, Start};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::on_host(folder.path());
+    let mut bash = Bash::default();
+    let tool = Tool {
+        name: "bash".into(),
+        input: r#"{"command":"exec >log 2>&1 63>&-; touch given; sleep 60"}"#.into(),
+        ..Tool::default()
+    };
+    assert!(matches!(bash.start(&sandbox, 1, &tool), Ok(Start::Running)));
+    let (mut buffer, started) = (vec![0; 65536], Instant::now());
+    while !folder.path().join("given").exists() {
+        assert!(started.elapsed() < BOUND);
+        std::thread::yield_now();
+    }
+    assert!(bash.progress(&sandbox, &mut buffer).is_none());
+    let running = bash.running.as_ref().unwrap();
+    let mut fds: Vec<_> = running
+        .fds()
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    assert_eq!(poll(&mut fds, Some(&now)).unwrap(), 0, "nothing is ready");
+    drop(fds);
+    bash.cancel(1);
+    while bash.progress(&sandbox, &mut buffer).is_none() {
+        assert!(started.elapsed() < BOUND);
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn a_saved_shell_keeps_its_state_on_the_disk() {
     let (client, folder) = agent().await;

@@ -40,7 +40,10 @@ impl Session {
                 kill(&mut child);
                 break Ending::TimedOut(self.limit);
             }
-            wait_a_little(&[&launch.output, &shell.status_fd()]);
+            match shell.status_fd() {
+                Some(status) => wait_a_little(&[&launch.output, &status]),
+                None => wait_a_little(&[&launch.output]),
+            }
         };
         drain(&launch, &mut output);
         output.finish();
