@@ -6,10 +6,13 @@
 mod common;
 use common::*;
 use omnirun_sim::{
-    Endpoint,
+    Endpoint, SimHandle,
     scenario::{Fault, Scenario},
 };
-use std::{io::ErrorKind, path::Path};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 fn fault(yaml: &str) -> Fault {
     let whole = format!("name: f\nfaults: [{yaml}]\n");
@@ -26,6 +29,20 @@ sessions:
       - call: {tool: bash, expect: {any: true}}
       - call: {tool: bash, expect: {any: true}}
 ";
+
+/// A session whose first call is open: the simulator, the session, the call, and who serves it.
+async fn open_call() -> (SimHandle, String, String, Client) {
+    let sim = start(CALLS).await;
+    let (_, session, item) = Client::of(&sim).hold().await;
+    assert!(sim.wait_until(BOUND, |r| r.sessions[0].calls.len() == 1).await);
+    let id = sim.report().sessions[0].calls[0].id.clone();
+    (sim, session, id, item)
+}
+
+fn cut_off(answer: io::Result<Reply>) -> bool {
+    let kind = answer.err().unwrap().kind();
+    matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)
+}
 
 #[tokio::test]
 async fn status_sequences_pass_first_and_end_in_time() {
@@ -44,27 +61,12 @@ async fn status_sequences_pass_first_and_end_in_time() {
 
 #[tokio::test]
 async fn dropped_connections_lose_the_request_or_only_the_answer() {
-    let sim = start(CALLS).await;
-    let client = Client::of(&sim);
-    let (_, session, item) = client.hold().await;
-    assert!(sim.wait_until(BOUND, |r| r.sessions[0].calls.len() == 1).await);
-    let id = sim.report().sessions[0].calls[0].id.clone();
+    let (sim, session, id, item) = open_call().await;
     let path = format!("/v1/sessions/{session}/events");
     let mut received = Vec::new();
     for drop in ["before", "after"] {
         sim.inject_fault(fault(&format!("{{endpoint: events_send, drop: {drop}}}")));
-        let error = item
-            .try_call("POST", &path, &result(&id, "r"))
-            .await
-            .err()
-            .unwrap();
-        assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-            ),
-            "{error:?}"
-        );
+        assert!(cut_off(item.try_call("POST", &path, &result(&id, "r")).await));
         received.push(sim.report().sessions[0].calls[0].received);
     }
     assert_eq!(received, [0, 1]);
@@ -74,36 +76,16 @@ async fn dropped_connections_lose_the_request_or_only_the_answer() {
 
 #[tokio::test]
 async fn cut_bodies_announce_more_than_they_send() {
-    let sim = start(CALLS).await;
-    let client = Client::of(&sim);
-    let (_, session, item) = client.hold().await;
+    let (sim, session, _, item) = open_call().await;
+    let path = format!("/v1/sessions/{session}");
     sim.inject_fault(fault("{endpoint: session_get, truncate: 10}"));
-    let error = item
-        .try_call("GET", &format!("/v1/sessions/{session}"), "")
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        matches!(
-            error.kind(),
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-        ),
-        "{error:?}"
-    );
-    assert_eq!(
-        item.call("GET", &format!("/v1/sessions/{session}"), "")
-            .await
-            .status,
-        200
-    );
+    assert!(cut_off(item.try_call("GET", &path, "").await));
+    assert_eq!(item.call("GET", &path, "").await.status, 200);
 }
 
 #[tokio::test]
 async fn streams_close_break_err_and_repeat() {
-    let sim = start(CALLS).await;
-    let client = Client::of(&sim);
-    let (_, session, item) = client.hold().await;
-    assert!(sim.wait_until(BOUND, |r| r.sessions[0].calls.len() == 1).await);
+    let (sim, session, id, item) = open_call().await;
     let mut streams = Vec::new();
     for kind in [
         "close_after: 1",
@@ -115,7 +97,6 @@ async fn streams_close_break_err_and_repeat() {
         sim.inject_fault(fault(&format!("{{endpoint: events_stream, stream: {{{kind}}}}}")));
         streams.push(item.stream(&session).await);
     }
-    let id = sim.report().sessions[0].calls[0].id.clone();
     assert_eq!(item.result(&session, &id, "r").await.status, 200);
     for (index, stream) in streams.iter_mut().enumerate() {
         if index == 4 {

@@ -6,7 +6,7 @@
 use omnirun_ids::ApiId;
 use omnirun_redact::Secret;
 use omnirun_work_client::{Client, ClientConfig, ClientError, Incoming, Limits, Stopped};
-use omnirun_work_proto::{Beat, Event};
+use omnirun_work_proto::{Beat, Event, WorkItem};
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -66,6 +66,20 @@ impl Server {
     fn count(&self) -> usize {
         self.asked.lock().unwrap().len()
     }
+
+    async fn poll(&self) -> Result<Option<WorkItem>, ClientError> {
+        self.client.poll(&id("e"), &key(), "w", 999).await
+    }
+
+    async fn beat(&self, expected: &str, limit: Duration) -> (Beat, Option<ClientError>) {
+        self.client
+            .heartbeat(&id("e"), &key(), &id("w"), expected, limit)
+            .await
+    }
+
+    async fn stop(&self) -> Stopped {
+        self.client.force_stop(&id("e"), &key(), &id("w")).await.unwrap()
+    }
 }
 
 fn fast() -> Limits {
@@ -99,18 +113,11 @@ async fn two_more_tries_unless_the_server_says_otherwise() {
         fast(),
     )
     .await;
-    assert!(
-        server
-            .client
-            .poll(&id("e"), &key(), "w", 999)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(server.poll().await.unwrap().is_none());
     assert_eq!(server.count(), 3);
 
     let server = serve(vec![reply(529, "", error); 4], fast()).await;
-    let failed = server.client.poll(&id("e"), &key(), "w", 999).await.unwrap_err();
+    let failed = server.poll().await.unwrap_err();
     assert_eq!(
         (server.count(), failed.status(), failed.is_permanent()),
         (3, Some(529), false)
@@ -123,20 +130,13 @@ async fn two_more_tries_unless_the_server_says_otherwise() {
     assert!(!said.contains("rm -rf") && !said.contains("hush"), "{said}");
 
     let server = serve(vec![reply(500, "x-should-retry: false\r\n", "")], fast()).await;
-    assert!(server.client.poll(&id("e"), &key(), "w", 999).await.is_err());
+    assert!(server.poll().await.is_err());
     let server = serve(
         vec![reply(400, "x-should-retry: true\r\n", ""), reply(204, "", "")],
         fast(),
     )
     .await;
-    assert!(
-        server
-            .client
-            .poll(&id("e"), &key(), "w", 999)
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(server.poll().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_server_says_how_long_to_wait() {
     ] {
         let server = serve(vec![reply(429, header, ""), reply(200, "", "null")], limits).await;
         let start = Instant::now();
-        server.client.poll(&id("e"), &key(), "w", 999).await.unwrap();
+        server.poll().await.unwrap();
         assert!(
             start.elapsed() < Duration::from_millis(350),
             "{header}: {:?}",
@@ -167,7 +167,7 @@ async fn a_server_that_stalls_is_given_up_in_time() {
         ..fast()
     };
     let server = serve(vec![vec![]; 3], limits).await;
-    let failed = server.client.poll(&id("e"), &key(), "w", 999).await.unwrap_err();
+    let failed = server.poll().await.unwrap_err();
     assert!(matches!(failed, ClientError::Timeout { .. }), "{failed}");
     assert_eq!(server.count(), 3);
 
@@ -175,10 +175,7 @@ async fn a_server_that_stalls_is_given_up_in_time() {
     let server = serve(vec![vec![]; 3], fast()).await;
     let start = Instant::now();
     let limit = Duration::from_millis(150);
-    let (beat, _) = server
-        .client
-        .heartbeat(&id("e"), &key(), &id("w"), "NO_HEARTBEAT", limit)
-        .await;
+    let (beat, _) = server.beat("NO_HEARTBEAT", limit).await;
     assert_eq!(beat, Beat::Transient);
     assert!(
         start.elapsed() < Duration::from_millis(600),
@@ -219,31 +216,17 @@ async fn a_redirect_is_not_followed() {
         fast(),
     )
     .await;
-    let failed = server.client.poll(&id("e"), &key(), "w", 999).await.unwrap_err();
+    let failed = server.poll().await.unwrap_err();
     assert_eq!((failed.status(), server.count()), (Some(307), 1));
 }
 
 #[tokio::test]
 async fn a_stop_that_comes_too_late_is_no_failure_and_asked_once() {
     let server = serve(vec![reply(409, "", "{}")], fast()).await;
-    assert_eq!(
-        server
-            .client
-            .force_stop(&id("e"), &key(), &id("w"))
-            .await
-            .unwrap(),
-        Stopped::Before
-    );
+    assert_eq!(server.stop().await, Stopped::Before);
     for body in [reply(204, "", ""), reply(200, "", "{}")] {
         let server = serve(vec![body], fast()).await;
-        assert_eq!(
-            server
-                .client
-                .force_stop(&id("e"), &key(), &id("w"))
-                .await
-                .unwrap(),
-            Stopped::Now
-        );
+        assert_eq!(server.stop().await, Stopped::Now);
     }
 }
 
@@ -252,16 +235,7 @@ async fn a_heartbeat_says_what_it_expects_byte_for_byte() {
     let good = r#"{"type":"work_heartbeat","last_heartbeat":"x","lease_extended":true,"state":"active","ttl_seconds":300}"#;
     let server = serve(vec![reply(200, "", good)], fast()).await;
     let second = Duration::from_secs(1);
-    let (beat, error) = server
-        .client
-        .heartbeat(
-            &id("e"),
-            &key(),
-            &id("w"),
-            "2026-11-02T09:00:32.1+01:00 &",
-            second,
-        )
-        .await;
+    let (beat, error) = server.beat("2026-11-02T09:00:32.1+01:00 &", second).await;
     assert!(matches!(beat, Beat::Answered(_)) && error.is_none());
     let head = server.asked.lock().unwrap()[0].clone();
     let query = "/heartbeat?expected_last_heartbeat=2026-11-02T09%3A00%3A32.1%2B01%3A00+%26 HTTP";
@@ -275,10 +249,7 @@ async fn a_heartbeat_says_what_it_expects_byte_for_byte() {
         (409, Beat::Transient),
     ] {
         let server = serve(vec![reply(status, "x-should-retry: false\r\n", "")], fast()).await;
-        let (beat, _) = server
-            .client
-            .heartbeat(&id("e"), &key(), &id("w"), "v", second)
-            .await;
+        let (beat, _) = server.beat("v", second).await;
         assert_eq!(beat, expected, "{status}");
     }
 }
