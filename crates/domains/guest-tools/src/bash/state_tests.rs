@@ -1,4 +1,4 @@
-use super::*;
+use super::{super::ShellConfig, *};
 use proptest::prelude::*;
 
 fn print(nonce: &str, variables: &str) -> Vec<u8> {
