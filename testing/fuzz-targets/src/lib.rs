@@ -7,6 +7,8 @@
 //!   parsers  QMP lines, server-sent events, the work queue's JSON,        VMM, network, files
 //!            tools' inputs, recipes, manifests, template.conf
 //!   tar      unpacking on the host                                        guest
+//!   tools    the file tools                                               the model, guest
+//!   guest    what shells and consoles print, tools' results, passwd       guest
 //!   seeds    well-formed samples, to start from
 //! ```
 //!
@@ -17,30 +19,40 @@
 #![allow(clippy::unwrap_used)] // A panic is how a target reports.
 
 mod client;
+mod guest;
 mod parsers;
 pub mod seeds;
 mod tar;
+mod tools;
 mod wire;
 
 pub use client::guest_client;
+pub use guest::{console, output, passwd, shell_state, tool_result};
 pub use parsers::{images, qmp, sse, tool_schema, work_proto};
 pub use tar::unpack;
+pub use tools::file_tools;
 pub use wire::{frames, guest_end, host_end, messages, preface};
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpus folders.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 18] = [
+    ("console", console),
+    ("file_tools", file_tools),
     ("frames", frames),
     ("guest_client", guest_client),
     ("guest_end", guest_end),
     ("host_end", host_end),
     ("images", images),
     ("messages", messages),
+    ("output", output),
+    ("passwd", passwd),
     ("preface", preface),
     ("qmp", qmp),
+    ("shell_state", shell_state),
     ("sse", sse),
+    ("tool_result", tool_result),
     ("tool_schema", tool_schema),
     ("unpack", unpack),
     ("work_proto", work_proto),

@@ -1,6 +1,9 @@
 //! Well-formed samples for each target, written by the code whose peer is under test.
 
-use crate::wire::NONCE;
+use crate::{
+    tar::{SHORT, entry},
+    wire::NONCE,
+};
 use omnirun_guest_proto::{
     Message,
     frame::{self, Channel, Kind},
@@ -15,6 +18,8 @@ use omnirun_guest_proto::{
 /// The samples of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
+        "console" => vec![chosen(3, b"[    0.000000] Linux\r\n\x1b[2Jsh: \xc3\x28\x07 ok\n")],
+        "file_tools" => FILE_CALLS.iter().map(|text| text.as_bytes().to_vec()).collect(),
         "frames" => vec![chosen(3, &guest_side(&[0, 1, 2])), chosen(0, &host_side())],
         "guest_client" => vec![
             chosen(3, &guest_side(&[2, 3, 0, 5, 6, 7, 1, 4, 0, 8, 3])),
@@ -40,6 +45,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .map(|o| Reply { outcome: Some(o) }.encode_to_vec())
             .chain(ops().into_iter().map(|o| Request { op: Some(o) }.encode_to_vec()))
             .collect(),
+        "output" => OUTPUT.iter().map(|text| chosen(3, text)).collect(),
+        "passwd" => vec![PASSWD.as_bytes().to_vec(), b"1000:7\0\0".to_vec()],
         "preface" => vec![
             chosen(
                 200,
@@ -55,12 +62,24 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             ),
         ],
         "qmp" => QMP.iter().map(|text| chosen(7, text.as_bytes())).collect(),
+        "shell_state" => vec![
+            chosen(0, PRINT.as_bytes()),
+            chosen(1, b"omnirun-shell 1\ncd /\n\0set -e\n"),
+        ],
         "sse" => vec![chosen(5, SSE.as_bytes())],
         "tool_schema" => INPUTS
             .iter()
             .map(|(tool, text)| chosen(*tool, text.as_bytes()))
             .collect(),
-        "unpack" => vec![tar_file(), tar_long()],
+        "tool_result" => outcomes()
+            .into_iter()
+            .filter_map(|outcome| match outcome {
+                Outcome::Tool(result) => Some(chosen(1, &result.encode_to_vec())),
+                _ => None,
+            })
+            .chain([chosen(0, &ToolResult::default().encode_to_vec())])
+            .collect(),
+        "unpack" => vec![tar_file(), tar_long(), tar_short()],
         "work_proto" => WORK.iter().map(|text| text.as_bytes().to_vec()).collect(),
         _ => Vec::new(),
     }
@@ -103,6 +122,7 @@ fn ops() -> Vec<Op> {
             saved_shell: true,
             finish: true,
             timeout_ms: 1000,
+            sync: true,
         }),
     ]
 }
@@ -122,7 +142,6 @@ fn outcomes() -> Vec<Outcome> {
     };
     let blocks = [
         BlockKind::Text("out".into()),
-            sync: true,
         BlockKind::Image(media()),
         BlockKind::Document(media()),
     ];
@@ -201,6 +220,25 @@ fn host_side() -> Vec<u8> {
     wire
 }
 
+const OUTPUT: [&[u8]; 2] = [
+    b"\x1b[1;31mred\x1b[0m \x1b]0;title\x07a\x1b]8;;x\x1b\\link \x1b(Bb\x1b=c\x1b[?25l\xc3\xa9\n\n",
+    b"\x1b]0;no end\nline\x1b[12\xe2\x82",
+];
+
+const PASSWD: &str = concat!(
+    "agent:staff\0",
+    "root:x:0:0:root:/root:/bin/bash\nbroken\nagent:x:1000:1001:,,,:/home/agent:/bin/sh\n\0",
+    "root:x:0:\nstaff:x:50:agent,other\ndocker:x:999:agent\n",
+);
+
+/// What a shell prints between its first and its last section.
+const PRINT: &str = concat!(
+    "/w \u{e9}\n\0ehuB\00022\n\0cmdhist:extglob\0braceexpand:posix:nounset\0alias a='b'\n\0",
+    "f () \n{ \n    echo \"$x\"\n}\n\0declare -fx f\n\0",
+    "declare -- a=\"x\ny\\\"z\"\ndeclare -ax b=([0]=\"p q\" [1]=$'r\\'s')\ndeclare -ir UID=\"0\"\n",
+    "declare -x POSIXLY_CORRECT=\"y\"\n\0declare -- a=\"outer\"\n",
+);
+
 const QMP: [&str; 2] = [
     concat!(
         r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#,
@@ -236,6 +274,26 @@ const INPUTS: [(u8, &str); 10] = [
     (9, "{}"),
 ];
 
+/// A byte for the tool (its place in the toolset, modulo 8), then its input.
+const FILE_CALLS: [&str; 2] = [
+    concat!(
+        "\x01{\"file_path\":\"g\",\"view_range\":[2,-1]}\n",
+        "\x02{\"file_path\":\"d/new/n\",\"content\":\"x\"}\n",
+        "\x03{\"file_path\":\"f\",\"old_string\":\"o\",\"new_string\":\"oo\",\"replace_all\":true}\n",
+        "\x04{\"pattern\":\"{d,o*}/**/[!a-c]?*\",\"path\":\"/workspace\"}\n",
+        "\x05{\"pattern\":\"(?i)t\\\\w+\"}\n",
+        "\x01{\"file_path\":\"d/p.png\"}",
+    ),
+    concat!(
+        "\x01{\"file_path\":\"../etc/secret\"}\n",
+        "\x02{\"file_path\":\"out/x\",\"content\":\"x\"}\n",
+        "\x03{\"file_path\":\"locked/r\",\"old_string\":\"r\",\"new_string\":\"\"}\n",
+        "\x04{\"pattern\":\"*\",\"path\":\"out\"}\n",
+        "\x05{\"pattern\":\".\",\"path\":\"s\"}\n",
+        "\x02{\"file_path\":\"l/x\",\"content\":\"\"}",
+    ),
+];
+
 const WORK: [&str; 7] = [
     r#"{"type":"work","id":"work_1","environment_id":"env_1","state":"queued","data":{"type":"session","id":"sesn_1"},"metadata":{"a":"b"},"secret":"eyJzZXNzaW9uc190b2tlbiI6InRrIn0","created_at":"2026-01-01T00:00:00Z","started_at":null,"stopped_at":""}"#,
     r#"{"type":"work_heartbeat","last_heartbeat":"2026-01-01T00:00:00.1Z","lease_extended":true,"state":"active","ttl_seconds":30}"#,
@@ -266,36 +324,42 @@ const WORK: [&str; 7] = [
     r#"{"type":"work","id":"work_2","environment_id":"env_1","data":{"type":"healthcheck"},"secret":"!!"}"#,
 ];
 
-/// A raw entry: what a hostile guest may write.
-fn entry(kind: u8, name: &[u8], link: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut header = tar::Header::new_gnu();
-    let bytes = header.as_mut_bytes();
-    bytes[..name.len()].copy_from_slice(name);
-    bytes[157..157 + link.len()].copy_from_slice(link);
-    header.set_entry_type(tar::EntryType::new(kind));
-    header.set_mode(0o4755);
-    header.set_size(data.len() as u64);
-    header.set_mtime(1_700_000_000);
-    header.set_cksum();
-    let mut out = header.as_bytes().to_vec();
-    out.extend_from_slice(data);
-    out.resize(out.len().next_multiple_of(512), 0);
-    out
+fn file(kind: u8, name: &[u8], link: &[u8], data: &[u8]) -> Vec<u8> {
+    entry(kind, 0o4755, name, link, data)
 }
 
 fn tar_file() -> Vec<u8> {
-    let mut out = entry(b'0', b"d/f", b"", b"data");
-    out.extend(entry(b'2', b"d/l", b"../d/f", b""));
-    out.extend(entry(b'1', b"h", b"d/f", b""));
+    let mut out = file(b'0', b"d/f", b"", b"data");
+    out.extend(file(b'2', b"d/l", b"../d/f", b""));
+    out.extend(file(b'1', b"h", b"d/f", b""));
     out.extend_from_slice(&[0; 1024]);
     out
 }
 
 fn tar_long() -> Vec<u8> {
-    let mut out = entry(b'x', b"pax", b"", b"13 path=a/./b\n14 linkpath=b\n");
-    out.extend(entry(b'5', b"a", b"", b""));
-    out.extend(entry(b'L', b"long", b"", b"a/longer\0"));
-    out.extend(entry(b'K', b"long", b"", b"c/..\0"));
-    out.extend(entry(b'2', b"x", b"y", b""));
+    let mut out = file(b'x', b"pax", b"", b"13 path=a/./b\n14 linkpath=b\n");
+    out.extend(file(b'5', b"a", b"", b""));
+    out.extend(file(b'L', b"long", b"", b"a/longer\0"));
+    out.extend(file(b'K', b"long", b"", b"c/..\0"));
+    out.extend(file(b'2', b"x", b"y", b""));
+    out
+}
+
+fn tar_short() -> Vec<u8> {
+    let mut out = vec![SHORT];
+    for (kind, name, link, data) in [
+        (b'5', "a", "", ""),
+        (b'0', "a/f", "", "data"),
+        (b'1', "a/g", "a/f", ""),
+        (b'2', "l", "a/g", ""),
+        (b'2', "a/b/m", "../../l/./x", ""),
+        (b'x', "pax", "", "11 path=../x\n12 linkpath=/\n"),
+        (b'2', "m", "l", ""),
+    ] {
+        out.extend([kind, 0x1e]);
+        for part in [name, link, data] {
+            out.extend(chosen(part.len() as u8, part.as_bytes()));
+        }
+    }
     out
 }

@@ -6,10 +6,11 @@ use omnirun_guest_proto::{
     frame::{self, Channel, Decoder, FrameError, HEAD, Head},
     guest::{GuestEnd, GuestEvent},
     host::{HostEnd, HostEvent, Violation},
-    limits::{DATA_WINDOW, MAX_FRAME_PAYLOAD, MAX_PREFACE_SKIP},
+    limits::{DATA_WINDOW, MAX_FRAME_PAYLOAD, MAX_PREFACE_SKIP, MAX_REPEATED},
     message::{Empty, Exec, Op, Outcome, Reply, Request},
     preface::{self, MAGIC, PrefaceError, Scanner},
 };
+use std::collections::BTreeMap;
 
 /// A frame as it came: head and payload.
 type Taken = (Head, Vec<u8>);
@@ -88,9 +89,24 @@ pub fn preface(data: &[u8]) {
     assert_eq!(last, Some(GuestEvent::Connected));
 }
 
-/// Messages: what decodes can be encoded, and decodes to the same.
+/// Messages: what decodes can be encoded, and decodes to the same; and a host takes a reply just when it decodes.
 pub fn messages(data: &[u8]) {
-    if let Ok(reply) = Reply::decode(data) {
+    let reply = Reply::decode(data);
+    let mut host = HostEnd::new(&[]);
+    let op = Some(Op::Ping(Empty {}));
+    let call = host.open(&Request { op }).unwrap();
+    let mut wire = Vec::new();
+    frame::put_message(&mut wire, call, data);
+    host.push(&wire);
+    // An entry of a list takes two bytes or more: there are not too many of them.
+    if data.len() < 2 * MAX_REPEATED {
+        let taken = match &reply {
+            Ok(reply) => Ok(Some(HostEvent::Reply(call, reply.clone()))),
+            Err(_) => Err(Violation::Message(call)),
+        };
+        assert_eq!(host.next(), taken);
+    }
+    if let Ok(reply) = reply {
         assert_eq!(Reply::decode(&*reply.encode_to_vec()), Ok(reply));
     }
     if let Ok(request) = Request::decode(data) {
@@ -98,7 +114,8 @@ pub fn messages(data: &[u8]) {
     }
 }
 
-fn host_events(data: &[u8], step: usize) -> (Vec<HostEvent>, Option<Violation>) {
+/// What the host's end makes of the bytes. `takes`: the data is consumed and granted anew.
+fn host_events(data: &[u8], step: usize, takes: bool) -> (Vec<HostEvent>, Option<Violation>) {
     let mut host = HostEnd::new(&[]);
     for argument in [&b"cat"[..], b"true", &MAGIC] {
         let exec = Exec {
@@ -120,10 +137,12 @@ fn host_events(data: &[u8], step: usize) -> (Vec<HostEvent>, Option<Violation>) 
             match host.next() {
                 Ok(Some(event)) => {
                     match &event {
-                        HostEvent::Data(call, channel, bytes) => host.grant(*call, *channel, bytes.len()),
+                        HostEvent::Data(call, channel, bytes) if takes => {
+                            host.grant(*call, *channel, bytes.len());
+                        }
                         HostEvent::Room(call) => assert!(host.send(*call, &[1; 4096]) <= 4096),
                         HostEvent::Reply(call, _) => assert!(!host.is_open(*call)),
-                        HostEvent::Eof(..) => {}
+                        HostEvent::Data(..) | HostEvent::Eof(..) => {}
                     }
                     events.push(event);
                 }
@@ -136,11 +155,21 @@ fn host_events(data: &[u8], step: usize) -> (Vec<HostEvent>, Option<Violation>) 
 }
 
 /// The host's end with three calls open, against the bytes of a guest: the same events however they are cut, and one
-/// reply to a call at most.
+/// reply to a call at most. With a high step nobody takes the data: what the guest can make us hold is a window for each
+/// channel, whatever it repeats.
 pub fn host_end(data: &[u8]) {
     let (step, data) = choice(data);
-    let whole = host_events(data, data.len().max(1));
-    assert_eq!(host_events(data, step.max(1)), whole);
+    let takes = step < 0xf0;
+    let repeated = data.repeat(if takes { 1 } else { 100 });
+    let whole = host_events(&repeated, repeated.len().max(1), takes);
+    assert_eq!(host_events(&repeated, step.max(1), takes), whole);
+    let mut held = BTreeMap::new();
+    for event in &whole.0 {
+        if let HostEvent::Data(call, channel, bytes) = event {
+            *held.entry((*call, *channel as u8)).or_default() += bytes.len();
+        }
+    }
+    assert!(takes || held.values().all(|bytes: &usize| *bytes <= DATA_WINDOW as usize));
     let replies = whole
         .0
         .iter()
@@ -149,34 +178,52 @@ pub fn host_end(data: &[u8]) {
     assert!(replies <= 3);
 }
 
-/// The guest's end against the bytes of a host that comes and goes; it answers each request as a busy agent would.
-pub fn guest_end(data: &[u8]) {
-    let (step, data) = choice(data);
+/// What the guest's end makes of the bytes since its latest connection, while it answers each request as a busy agent
+/// would; and whether that connection stands.
+fn guest_events(data: &[u8], step: usize) -> (Vec<GuestEvent>, bool, GuestEnd) {
     let mut guest = GuestEnd::default();
-    let mut granted = 0;
-    for piece in data.chunks(step.max(1)) {
+    let (mut events, mut granted) = (Vec::new(), 0);
+    for piece in data.chunks(step) {
         guest.push(piece);
         while let Some(event) = guest.next() {
-            match event {
+            match &event {
                 GuestEvent::Request(call, _) => {
-                    assert!(guest.room(call, Channel::Output) <= DATA_WINDOW as usize);
-                    assert!(guest.send(call, Channel::Output, &[7; 1000]) <= 1000);
+                    assert!(guest.room(*call, Channel::Output) <= DATA_WINDOW as usize);
+                    assert!(guest.send(*call, Channel::Output, &[7; 1000]) <= 1000);
                 }
                 GuestEvent::Data(call, bytes) => {
                     granted += bytes.len();
-                    guest.grant(call, bytes.len());
+                    guest.grant(*call, bytes.len());
                 }
                 GuestEvent::Unreadable(call) | GuestEvent::Eof(call) | GuestEvent::Cancel(call) => {
                     let outcome = Some(Outcome::Done(Empty {}));
-                    guest.reply(call, &Reply { outcome });
-                    guest.reply(call, &Reply::default());
+                    guest.reply(*call, &Reply { outcome });
+                    guest.reply(*call, &Reply::default());
                 }
-                GuestEvent::Connected => assert!(guest.is_connected()),
+                GuestEvent::Connected => {
+                    assert!(guest.is_connected());
+                    events.clear();
+                }
                 GuestEvent::Lost => assert!(!guest.is_connected()),
             }
+            events.push(event);
         }
     }
     assert!(granted <= data.len());
+    let connected = guest.is_connected();
+    (events, connected, guest)
+}
+
+/// The guest's end against the bytes of a host that comes and goes. However they are cut, a connection that stands is the
+/// same one with the same calls, and the next host finds its answer.
+pub fn guest_end(data: &[u8]) {
+    let (step, data) = choice(data);
+    let (whole, connected, _) = guest_events(data, data.len().max(1));
+    let (pieces, still, mut guest) = guest_events(data, step.max(1));
+    assert_eq!(connected, still);
+    if connected {
+        assert_eq!(whole, pieces);
+    }
     guest.push(&preface::offer(NONCE));
     let last = std::iter::from_fn(|| guest.next()).last();
     assert_eq!(last, Some(GuestEvent::Connected));

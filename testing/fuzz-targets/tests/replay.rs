@@ -43,14 +43,16 @@ fn near(name: &str) {
     let target = target(name);
     run(name, target, "nothing", b"");
     // What starts a runtime or writes files is tried with fewer values.
-    let dear = matches!(name, "unpack" | "guest_client");
+    let dear = matches!(name, "unpack" | "guest_client" | "file_tools");
     for (number, sample) in seeds(name).iter().enumerate() {
         run(name, target, &format!("sample {number}"), sample);
-        let stride = if dear {
-            sample.len().div_ceil(400)
-        } else {
-            sample.len().div_ceil(2000)
+        let places = match name {
+            // A tree of folders is made and removed each time.
+            "file_tools" => 100,
+            _ if dear => 400,
+            _ => 2000,
         };
+        let stride = sample.len().div_ceil(places);
         for at in (0..sample.len()).step_by(stride.max(1)) {
             run(
                 name,
@@ -87,15 +89,21 @@ macro_rules! near {
 }
 
 near!(
+    console,
+    file_tools,
     frames,
     guest_client,
     guest_end,
     host_end,
     images,
     messages,
+    output,
+    passwd,
     preface,
     qmp,
+    shell_state,
     sse,
+    tool_result,
     tool_schema,
     unpack,
     work_proto

@@ -69,10 +69,15 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(String::new, ToString::to_string)
 }
 
-/// The parser of `/template.conf`, for fuzzing.
+/// The parser of `/template.conf`, for fuzzing: user, directory, whether capabilities stay, environment.
 #[doc(hidden)]
-pub fn fuzz_template(text: &str) -> usize {
-    let template = template::Template::parse(text);
-    assert!(template.workdir.starts_with('/') && !template.user.is_empty());
-    template.env.len()
+pub fn fuzz_template(text: &str) -> (String, String, bool, Vec<(String, String)>) {
+    let t = template::Template::parse(text);
+    (t.user, t.workdir, t.keep_capabilities, t.env)
+}
+
+/// What a sandbox's passwd and group files say of somebody, for fuzzing: groups and home.
+#[doc(hidden)]
+pub fn fuzz_users(passwd: &str, group: &str, wanted: &str) -> Option<(Vec<u32>, String)> {
+    users::find(passwd, group, wanted).map(|u| (u.identity.groups, u.home))
 }

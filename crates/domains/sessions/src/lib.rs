@@ -57,5 +57,13 @@ pub use platform::{
     SessionSandbox,
 };
 
+/// The content blocks that a tool's result becomes, as JSON, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_tool_result(result: omnirun_guest_proto::message::ToolResult, isolation: Isolation) -> String {
+    outcome::of_tool(result, isolation, true, Vec::new())
+        .content
+        .into_inner()
+}
+
 #[cfg(test)]
 mod tests;

@@ -47,7 +47,7 @@ pub(crate) fn compose(init: &[u8], template: &Template, modules_archive: &[u8]) 
 }
 
 /// The recipe has refused line breaks in every value.
-fn template_conf(template: &Template) -> String {
+pub(crate) fn template_conf(template: &Template) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "user {}", template.user);
     let _ = writeln!(text, "workdir {}", template.workdir);

@@ -35,3 +35,9 @@ pub use manifest::{Base, Blob, Initramfs, Kernel, Manifest, Package, Source};
 pub use progress::{Progress, Silent};
 pub use recipe::{Recipe, known as known_recipes};
 pub use store::{BuildOptions, Built, ImageStore, Listed, Removed};
+
+/// `/template.conf` of a template, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_template_conf(template: &Template) -> String {
+    initramfs::template_conf(template)
+}

@@ -74,5 +74,11 @@ pub fn time_limit(input: &BashInput, request_ms: u64) -> Duration {
     }
 }
 
+/// What a shell's print becomes, for fuzzing.
+#[doc(hidden)]
+pub fn fuzz_state(print: &[u8], nonce: &str, config: &ShellConfig) -> StateAfter {
+    state::read(print, nonce, config)
+}
+
 #[cfg(test)]
 mod tests;

@@ -33,10 +33,18 @@ use confine::Confinement;
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 use version::{Program, READONLY_MEMORY};
 
-/// The parser of what QEMU sends, for fuzzing: how many messages the bytes hold, pushed in pieces of `step`.
+/// The parser of what QEMU sends, for fuzzing: the messages that the bytes hold, pushed in pieces of `step`.
 #[doc(hidden)]
-pub fn fuzz_qmp(bytes: &[u8], step: usize) -> Option<usize> {
-    qmp::count_messages(bytes, step)
+pub fn fuzz_qmp(bytes: &[u8], step: usize) -> Option<Vec<String>> {
+    qmp::messages(bytes, step)
+}
+
+/// What is kept of a console, for fuzzing: the last `limit` bytes as text, pushed in pieces of `step`.
+#[doc(hidden)]
+pub fn fuzz_console(bytes: &[u8], limit: usize, step: usize) -> String {
+    let tail = process::Tail::new(limit);
+    bytes.chunks(step.max(1)).for_each(|piece| tail.push(piece));
+    tail.text()
 }
 
 /// QEMU on this host.

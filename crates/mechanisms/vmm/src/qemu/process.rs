@@ -127,7 +127,8 @@ impl Tail {
         }
     }
 
-    fn push(&self, bytes: &[u8]) {
+    /// Takes what was read.
+    pub(super) fn push(&self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(self.limit)..];
         let mut held = self.bytes.lock().unwrap_or_else(|e| e.into_inner());
         let excess = (held.len() + bytes.len()).saturating_sub(self.limit);

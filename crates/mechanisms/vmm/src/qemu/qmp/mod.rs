@@ -15,15 +15,15 @@ mod wire;
 
 pub(super) use client::{Client, Migration, QmpError, migration_end};
 
-/// How many messages these bytes hold, pushed in pieces of `step`; `None`: the stream is refused. For fuzzing.
-pub(super) fn count_messages(bytes: &[u8], step: usize) -> Option<usize> {
+/// The messages that these bytes hold, pushed in pieces of `step`; `None`: the stream is refused. For fuzzing.
+pub(super) fn messages(bytes: &[u8], step: usize) -> Option<Vec<String>> {
     let mut lines = wire::Lines::default();
-    let mut count = 0;
+    let mut messages = Vec::new();
     for piece in bytes.chunks(step.max(1)) {
         lines.push(piece);
-        while lines.next().ok()?.is_some() {
-            count += 1;
+        while let Some(message) = lines.next().ok()? {
+            messages.push(format!("{message:?}"));
         }
     }
-    Some(count)
+    Some(messages)
 }
