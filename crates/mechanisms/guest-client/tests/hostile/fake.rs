@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 
-pub const BOUND: Duration = Duration::from_secs(10);
+pub const BOUND: Duration = Duration::from_secs(30);
 
 /// A guest whose hand the test leads.
 pub struct Fake {

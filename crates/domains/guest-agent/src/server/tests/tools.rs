@@ -39,7 +39,7 @@ async fn a_live_shell_keeps_its_state_through_calls_timeouts_and_exits() {
     let (text, result) = tool(
         &client,
         "bash",
-        r#"{"command":"echo part; sleep 60","timeout_ms":300}"#,
+        r#"{"command":"echo part; sleep 60","timeout_ms":2000}"#,
         false,
     )
     .await;
