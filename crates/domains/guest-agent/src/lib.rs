@@ -24,9 +24,9 @@
 //! `/etc/hosts`, `/etc/machine-id`) and the folders every sandbox has, and the base. PID 1 stays in the initramfs.
 //!
 //! PID 1 has itself entered the pid namespace for its children and given up the capabilities that sandboxes may not have in
-//! its bounding set, so a child inherits both and only enters the mount namespace. It is born in a cgroup whose limits
-//! leave memory for the agent; a kernel out of memory there kills one of its processes, a fork bomb ends at its process
-//! limit, and at the end of a call one write ends all of it.
+//! its bounding set, so a child inherits both and only enters the mount namespace. It is born in a cgroup where a
+//! fork bomb ends at a limit of processes, and where one write ends everything at the end of a call. A kernel out of memory
+//! ends the biggest process, which is never PID 1.
 //!
 //! # Why it is built like this
 //!
