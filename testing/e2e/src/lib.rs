@@ -8,6 +8,7 @@
 //! All tests share one data folder, as processes of one host do, so they also test that sharing. A test that must see a
 //! folder of its own takes [`private_data`], which has the shared image and nothing else.
 
+pub mod hands;
 pub mod leftovers;
 pub mod stage;
 pub mod state;
