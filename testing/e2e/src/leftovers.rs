@@ -1,7 +1,7 @@
 //! What a data folder's commands have left on this host, whoever's it is by now.
 //!
-//! More than [`crate::footprint`], which knows a VMM by its command line: here a process counts when it holds a file of
-//! the folder open, so other people's sandboxes on the same machine do not disturb, and one that hid would show.
+//! A process counts when it holds a file of the folder open: a VMM's command line names none, other people's sandboxes on
+//! the same machine do not disturb, and one that hid would show.
 
 use std::{
     fs,

@@ -13,6 +13,8 @@ pub mod leftovers;
 pub mod stage;
 pub mod state;
 
+pub use leftovers::leftovers as footprint_of;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -128,71 +130,7 @@ pub fn wait_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
-/// What a data folder's sandboxes occupy on this host: VMM processes, mounts, loop devices, sockets and folders. Each
-/// entry is a line for people.
-pub fn footprint(data: &Path) -> Vec<String> {
-    let name = data
-        .canonicalize()
-        .unwrap_or_else(|_| data.to_path_buf())
-        .display()
-        .to_string();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let cmdline = text(&cmdline).replace('\0', " ");
-        if cmdline.contains("qemu-system") && (cmdline.contains(&name) || cmdline.contains("sbx_")) {
-            found.push(format!("process {pid}: {}", &cmdline[..cmdline.len().min(120)]));
-        }
-    }
-    for line in fs::read_to_string("/proc/mounts").unwrap_or_default().lines() {
-        if line.contains(&name) {
-            found.push(format!("mount {line}"));
-        }
-    }
-    for folder in ["run", "tmp", "owners"] {
-        for entry in fs::read_dir(data.join(folder)).into_iter().flatten().flatten() {
-            found.push(format!("{folder}/{}", entry.file_name().to_string_lossy()));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// As [`footprint`], but without the processes of other data folders: what this folder's sandboxes left. A VMM is this
-/// folder's if it has a file of it open, for its command line names none.
-pub fn footprint_of(data: &Path) -> Vec<String> {
-    let ours = vmms_of(data);
-    let is_ours = |line: &String| match line.strip_prefix("process ") {
-        Some(rest) => rest
-            .split(':')
-            .next()
-            .is_some_and(|pid| ours.iter().any(|p| p.to_string() == pid)),
-        None => true,
-    };
-    footprint(data).into_iter().filter(is_ours).collect()
-}
-
 /// Process ids of the VMMs that have a file of this data folder open.
 pub fn vmms_of(data: &Path) -> Vec<u32> {
-    let root = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
-            continue;
-        };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let files = fs::read_dir(entry.path().join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut files = files.filter_map(|f| fs::read_link(f.path()).ok());
-        if text(&line).contains("qemu-system") && files.any(|f| f.starts_with(&root)) {
-            found.push(pid);
-        }
-    }
-    found
+    leftovers::vmms(data).into_iter().map(|(pid, _)| pid).collect()
 }

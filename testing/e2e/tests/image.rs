@@ -1,6 +1,6 @@
 //! Images as a user meets them: built, looked at, interrupted, damaged.
 
-use omnirun_e2e::{data, footprint, omnirun, omnirun_in, private_data, run, wait_until};
+use omnirun_e2e::{data, footprint_of, omnirun, omnirun_in, private_data, run, wait_until};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 /// Processes, by command line, that name a path.
@@ -77,7 +77,7 @@ fn a_build_that_is_killed_leaves_nothing_once_the_next_command_has_run() {
     let (code, _, err) = run(&mut omnirun_in(dir.path(), ["image", "ls"]));
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("interrupted image build"), "{err}");
-    assert_eq!(footprint(dir.path()), Vec::<String>::new());
+    assert_eq!(footprint_of(dir.path()), Vec::<String>::new());
     let published = fs::read_dir(dir.path().join("images/templates"))
         .expect("the folder is there")
         .count();

@@ -1,10 +1,9 @@
 //! `omnirun run` and `omnirun clean`, with real guests.
 
-use omnirun_e2e::{data, footprint, omnirun, omnirun_in, private_data, run, wait_until};
+use omnirun_e2e::{data, footprint_of, omnirun, omnirun_in, private_data, run, vmms_of, wait_until};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -299,32 +298,6 @@ fn a_guest_that_goes_down_is_seen_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
-/// What is left in a data folder; other tests' sandboxes are theirs.
-fn footprint_of(data: &Path) -> Vec<String> {
-    let name = data.display().to_string();
-    let ours = |line: &String| !line.starts_with("process") || line.contains(&name);
-    footprint(data).into_iter().filter(ours).collect()
-}
-
-/// Process ids of the VMMs that the rows of a data folder's run folder name.
-fn vmms(data: &Path) -> Vec<PathBuf> {
-    let run = fs::read_dir(data.join("run")).into_iter().flatten().flatten();
-    let names: Vec<String> = run
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    let is_ours = |pid: &Path| {
-        let line = fs::read(pid.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains("qemu-system") && names.iter().any(|name| line.contains(name))
-    };
-    let all = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path());
-    all.filter(|path| is_ours(path)).collect()
-}
-
 #[test]
 fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
     let private = private_data();
@@ -340,14 +313,14 @@ fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
         std::thread::park_timeout(Duration::from_millis(delay));
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
-        orphans.extend(vmms(dir));
+        orphans.extend(vmms_of(dir));
         let (code, _, err) = run(&mut omnirun_in(dir, ["clean"]));
         assert_eq!(code, 0, "after {delay} ms: {err}");
         assert_eq!(footprint_of(dir), Vec::<String>::new(), "after {delay} ms");
         for vmm in orphans.drain(..) {
             // A zombie that its new parent has not reaped yet has no command line.
-            let line = fs::read(vmm.join("cmdline")).unwrap_or_default();
-            assert!(line.is_empty(), "after {delay} ms: {vmm:?} lives");
+            let line = fs::read(format!("/proc/{vmm}/cmdline")).unwrap_or_default();
+            assert!(line.is_empty(), "after {delay} ms: {vmm} lives");
         }
     }
     let (_, out, _) = run(&mut omnirun_in(dir, ["clean"]));
@@ -362,7 +335,7 @@ fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
     child.wait().expect("it ends");
     let (_, would, _) = run(&mut omnirun_in(dir, ["clean", "--dry-run"]));
     assert!(would.contains("is dead") && would.contains("sbx_"), "{would}");
-    assert_eq!(vmms(dir).len(), 1, "a dry run touches nothing");
+    assert_eq!(vmms_of(dir).len(), 1, "a dry run touches nothing");
     assert_eq!(run(&mut omnirun_in(dir, ["run", "--", "true"])).0, 0);
     assert_eq!(footprint_of(dir), Vec::<String>::new());
 }

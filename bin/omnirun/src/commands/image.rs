@@ -55,6 +55,9 @@ enum Command {
         /// Remove it although sessions use it. Their disks and the base they need stay until the sessions go.
         #[arg(long)]
         force: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Remove files that no image names and no session uses.
     Gc {
@@ -107,7 +110,11 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             verify,
             json,
         } => show::inspect(&store, &template, verify, json),
-        Command::Rm { templates, force } => remove(&data, &store, &templates, force),
+        Command::Rm {
+            templates,
+            force,
+            json,
+        } => remove(&data, &store, &templates, force, json),
         Command::Gc { json } => collect(&data, &store, json),
     }
 }
@@ -160,8 +167,12 @@ fn remove(
     store: &ImageStore,
     templates: &[TemplateName],
     force: bool,
+    json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let users = bases_in_use(data)?;
+    let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
+    for session in sessions(data)?.list()? {
+        *users.entry(session.base).or_default() += 1;
+    }
     for name in templates {
         let users = match store.manifest(name) {
             Ok(manifest) => users.get(&manifest.base.image.digest).copied().unwrap_or(0),
@@ -172,13 +183,16 @@ fn remove(
         store.remove(name, users, force)?;
         say!("removed the image of {name}; its files go with: omnirun image gc");
     }
+    if json {
+        out!("{}", serde_json::json!({ "removed": templates }));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn collect(data: &DataDir, store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
     let progress = progress::Shown::new(&"gc");
-    let bound: Vec<Digest> = bases_in_use(data)?.into_keys().collect();
-    let removed = output::runtime()?.block_on(store.gc(bound, &progress));
+    let sessions = sessions(data)?;
+    let removed = output::runtime()?.block_on(store.gc(|| sessions.bases(), &progress));
     progress.finish();
     let removed = removed?;
     if json {
@@ -194,13 +208,8 @@ fn collect(data: &DataDir, store: &ImageStore, json: bool) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Digests of the bases that session disks lie over, and how many lie over each.
-fn bases_in_use(data: &DataDir) -> anyhow::Result<BTreeMap<Digest, usize>> {
+/// The sessions, whose disks lie over the bases of images.
+fn sessions(data: &DataDir) -> anyhow::Result<Sessions> {
     let db = Db::open(data).context("cannot open the state database")?;
-    let sessions = Sessions::new(&db, data, Durability::default())?;
-    let mut users = BTreeMap::new();
-    for session in sessions.list()? {
-        *users.entry(session.base).or_default() += 1;
-    }
-    Ok(users)
+    Ok(Sessions::new(&db, data, Durability::default())?)
 }

@@ -86,12 +86,13 @@ impl DataDir {
             let lock = FileLock::exclusive(&dir.root.join(".lock"))?;
             if dir.check_layout(&layout)?.is_none() {
                 dir.must_be_empty()?;
-                for name in SUBFOLDERS {
-                    dir.subfolder(name)?;
-                }
                 write_atomic(&layout, format!("{LAYOUT}\n").as_bytes())?;
             }
             drop(lock);
+        }
+        // Each time: somebody may have removed one that was empty.
+        for name in SUBFOLDERS {
+            dir.subfolder(name)?;
         }
         if meta.mode() & 0o077 != 0 {
             fs::set_permissions(&dir.root, fs::Permissions::from_mode(0o700))
@@ -296,7 +297,9 @@ pub(crate) mod tests {
             );
         }
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::remove_dir(root.join("run")).unwrap();
         assert_eq!(DataDir::open(Some(root.clone())).unwrap(), dir);
+        assert!(root.join("run").is_dir());
         assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
     }
 

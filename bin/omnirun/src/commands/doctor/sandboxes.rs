@@ -2,6 +2,7 @@
 
 use super::report::Check;
 use crate::Global;
+use omnirun_ids::TemplateName;
 use omnirun_images::ImageStore;
 use omnirun_store::DataDir;
 use omnirun_vmm::{
@@ -159,29 +160,27 @@ fn disk(free: u64) -> Check {
 
 /// The image, and the tools to make one: these are needed only when there is none.
 fn images(data: &DataDir) -> (Check, Check) {
-    let listed = ImageStore::open(data.root()).and_then(|store| store.list());
+    let opened = ImageStore::open(data.root());
+    let listed = opened.and_then(|store| Ok((store.list()?, store)));
     let (image, have) = match listed {
         Err(error) => (Check::missing("image", chain(&error)), false),
-        Ok(all) => {
-            let good: Vec<_> = all
-                .iter()
-                .filter(|l| l.manifest.is_ok())
-                .map(|l| l.name.to_string())
-                .collect();
-            let bad: Vec<_> = all
-                .iter()
-                .filter(|l| l.manifest.is_err())
-                .map(|l| l.name.to_string())
-                .collect();
+        Ok((all, store)) => {
+            // A manifest alone boots nothing: its files are looked at too.
+            let names = all.into_iter().map(|listed| listed.name);
+            let (good, bad): (Vec<_>, Vec<_>) = names.partition(|name| store.get(name).is_ok());
+            let words = |names: &[TemplateName]| {
+                let names: Vec<_> = names.iter().map(TemplateName::as_str).collect();
+                names.join(", ")
+            };
             let check = match (good.is_empty(), bad.is_empty()) {
-                (false, true) => Check::ok("image", format!("built: {}", good.join(", "))),
+                (false, true) => Check::ok("image", format!("built: {}", words(&good))),
                 (false, false) => Check::warn(
                     "image",
-                    format!("built: {}; damaged: {}", good.join(", "), bad.join(", ")),
+                    format!("built: {}; damaged: {}", words(&good), words(&bad)),
                 ),
                 (true, true) => Check::missing("image", "none is built").mend("omnirun image build"),
-                (true, false) => Check::missing("image", format!("damaged: {}", bad.join(", ")))
-                    .mend("omnirun image build --force"),
+                (true, false) => Check::missing("image", format!("damaged: {}", words(&bad)))
+                    .mend(format!("omnirun image build --force {}", bad[0])),
             };
             (check, !good.is_empty())
         }

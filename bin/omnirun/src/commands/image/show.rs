@@ -21,7 +21,10 @@ pub fn summary(m: &Manifest) -> String {
 /// `image ls`.
 pub fn list(store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
     let all = store.list()?;
-    let mut code = ExitCode::SUCCESS;
+    let code = match all.iter().all(|l| l.manifest.is_ok()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    };
     if json {
         let images: Vec<_> = all
             .iter()
@@ -56,7 +59,6 @@ pub fn list(store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
             ]),
             Err(error) => {
                 say!("omnirun: {error}");
-                code = ExitCode::FAILURE;
                 table.add_row([name.to_string(), "damaged".to_owned()])
             }
         };

@@ -7,6 +7,7 @@ use crate::{
     progress::Progress,
 };
 use omnirun_ids::{Digest, TemplateName};
+use omnirun_store::StoreError;
 use std::{collections::BTreeSet, fs};
 
 /// A template that has an image.
@@ -75,19 +76,20 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes every file that no template names and no session is bound to. `bound` are the digests of the bases of
-    /// all session disks. Waits for a running build.
+    /// Removes every file that no template names and no session is bound to. Waits for a running build. `bound` tells
+    /// the digests of the bases of all session disks; it is asked when nothing is waited for any more, since a session
+    /// may begin meanwhile and the build replace the image that it began with.
     ///
     /// # Errors
-    /// [`ImageError::File`]; also if a manifest cannot be read, since what it names is not known then.
+    /// [`ImageError::File`], or what `bound` says; also if a manifest cannot be read, since what it names is not known then.
     pub async fn gc(
         &self,
-        bound: impl IntoIterator<Item = Digest>,
+        bound: impl FnOnce() -> Result<Vec<Digest>, StoreError>,
         progress: &dyn Progress,
     ) -> Result<Removed, ImageError> {
         let _build = self.build_lock(progress).await?;
         let _publish = self.publish_lock()?;
-        let mut keep: BTreeSet<Digest> = bound.into_iter().collect();
+        let mut keep: BTreeSet<Digest> = bound()?.into_iter().collect();
         for Listed { manifest, .. } in self.list()? {
             keep.extend(manifest?.blobs().into_iter().map(|(_, blob)| blob.digest.clone()));
         }

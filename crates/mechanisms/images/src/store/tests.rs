@@ -111,7 +111,10 @@ async fn collection_keeps_what_templates_name_and_sessions_use() {
     let (_dir, store, name) = store_with_image();
     let bound = store.blobs.put_bytes(b"a base of a session").unwrap();
     store.blobs.put_bytes(b"a base of nobody").unwrap();
-    let removed = store.gc([bound.digest.clone()], &Silent).await.unwrap();
+    let removed = store
+        .gc(|| Ok(vec![bound.digest.clone()]), &Silent)
+        .await
+        .unwrap();
     assert_eq!(removed.files.len(), 1);
     assert_eq!(removed.bytes(), 16);
     store.get(&name).unwrap();
@@ -129,7 +132,7 @@ async fn collection_keeps_what_templates_name_and_sessions_use() {
     ));
     assert_eq!(
         store
-            .gc([bound.digest.clone()], &Silent)
+            .gc(|| Ok(vec![bound.digest.clone()]), &Silent)
             .await
             .unwrap()
             .files
@@ -140,10 +143,31 @@ async fn collection_keeps_what_templates_name_and_sessions_use() {
 }
 
 #[tokio::test]
+async fn a_session_that_begins_while_a_collection_waits_keeps_its_base() {
+    let (_dir, store, _) = store_with_image();
+    let base = store.blobs.put_bytes(b"the base before the build").unwrap();
+    let build = store.build_lock(&Silent).await.unwrap();
+    let sessions = std::cell::RefCell::new(Vec::new());
+    let collection = store.gc(|| Ok(sessions.borrow().clone()), &Silent);
+    tokio::pin!(collection);
+    // It waits for the build; a session begins; the build ends.
+    assert!(polled_once(collection.as_mut()).await.is_none());
+    sessions.borrow_mut().push(base.digest.clone());
+    drop(build);
+    collection.await.unwrap();
+    assert!(store.blobs.path(&base.digest).exists());
+}
+
+/// Polls once.
+async fn polled_once<F: Future + Unpin>(future: F) -> Option<F::Output> {
+    tokio::time::timeout(Duration::ZERO, future).await.ok()
+}
+
+#[tokio::test]
 async fn a_damaged_manifest_stops_collection() {
     let (_dir, store, name) = store_with_image();
     fs::write(store.manifest_path(&name), "{").unwrap();
-    assert!(store.gc([], &Silent).await.is_err());
+    assert!(store.gc(|| Ok(Vec::new()), &Silent).await.is_err());
     assert!(store.blobs.path(&sha256(b"base")).exists());
 }
 

@@ -11,7 +11,9 @@ use std::{fs, io, os::fd::OwnedFd};
 pub(super) async fn reap(sandbox: &str) -> io::Result<Vec<String>> {
     let mut ended = Vec::new();
     for (pid, pidfd) in find(sandbox)? {
-        end(pid, &pidfd).await?;
+        if !end(pid, &pidfd).await? {
+            continue;
+        }
         ended.push(format!("QEMU process {pid} of sandbox {sandbox}"));
     }
     Ok(ended)
@@ -45,10 +47,18 @@ fn find(sandbox: &str) -> io::Result<Vec<(u32, OwnedFd)>> {
     Ok(found)
 }
 
-/// Kills it and waits for its end. It is nobody's child any more, or somebody else's.
-async fn end(pid: u32, pidfd: &OwnedFd) -> io::Result<()> {
+/// Kills it and waits for its end. It is nobody's child any more, or somebody else's. `false` if it is another user's,
+/// who could give any process any name: those that we start we may end.
+async fn end(pid: u32, pidfd: &OwnedFd) -> io::Result<bool> {
     match rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => wait_foreign(pid).await,
+        Ok(()) | Err(rustix::io::Errno::SRCH) => wait_foreign(pid).await.map(|()| true),
+        Err(rustix::io::Errno::PERM) => {
+            tracing::warn!(
+                pid,
+                "a process of another user has the name of a VMM of ours; it stays"
+            );
+            Ok(false)
+        }
         Err(error) => Err(error.into()),
     }
 }
