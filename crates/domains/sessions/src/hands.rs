@@ -75,7 +75,10 @@ pub enum HandsError {
         /// The call.
         call: String,
     },
-    /// OmniRun's own failure: no image, no space, a VMM that does not start.
+    /// The call has run, or has been cut off, and that could not be made durable.
+    #[error("the outcome of the call could not be recorded")]
+    Unrecorded(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// OmniRun's own failure, before anything has run: no image, no space, a VMM that does not start.
     #[error("{step}")]
     Failed {
         /// What was being done.

@@ -189,11 +189,11 @@ impl Session {
         if self.shared.config.durability == Durability::Power {
             let (shared, lease) = (self.shared.clone(), self.lease.clone());
             let synced = tokio::task::spawn_blocking(move || shared.store.sync_disk(&lease)).await;
-            let synced = synced.map_err(|e| failed("sync the session disk", e))?;
-            synced.map_err(|e| failed("sync the session disk", e))?;
+            let synced = synced.map_err(|e| HandsError::Unrecorded(e.into()))?;
+            synced.map_err(|e| HandsError::Unrecorded(e.into()))?;
         }
         let recorded = self.shared.store.finish_call(&self.lease, &call.id, result);
-        recorded.map_err(|e| failed("record the call's result", e))
+        recorded.map_err(|e| HandsError::Unrecorded(e.into()))
     }
 
     /// Records the answer to a call whose tool never runs.
@@ -247,7 +247,7 @@ impl Hands for Session {
                 self.shared
                     .store
                     .finish_call(&self.lease, &call.id, &result)
-                    .map_err(|e| failed("record the call's result", e))?;
+                    .map_err(|e| HandsError::Unrecorded(e.into()))?;
                 (result, None)
             }
             Admission::Run => match omnirun_tool_schema::check(&call.name, call.input.0.as_bytes()) {

@@ -217,10 +217,16 @@ impl Item<'_> {
 
 /// What the model is told when OmniRun itself has failed. The cause is for the host's log alone.
 fn failure(error: &HandsError) -> CallOutcome {
-    let text = format!(
-        "The sandbox host could not run this call ({error}). Nothing is known to have run. It may work if you try \
-         again; if it does not, this host needs its operator."
-    );
+    let text = match error {
+        HandsError::Unrecorded(_) => format!(
+            "The sandbox host has failed after this call ran ({error}). The call may have partly run: check what it did \
+             before you repeat it."
+        ),
+        _ => format!(
+            "The sandbox host could not run this call ({error}). Nothing is known to have run. It may work if you try \
+             again; if it does not, this host needs its operator."
+        ),
+    };
     CallOutcome {
         is_error: true,
         content: Guest(serde_json::json!([{ "type": "text", "text": text }]).to_string()),

@@ -11,7 +11,10 @@ use crate::{
 use fake::{Fake, FakePlatform};
 use omnirun_ids::{ByteSize, SessionKey};
 use omnirun_redact::Guest;
-use omnirun_store::{DataDir, Db, sessions::SessionHash};
+use omnirun_store::{
+    DataDir, Db,
+    sessions::{Durability, SessionHash},
+};
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -367,6 +370,22 @@ async fn a_cancelled_call_that_does_not_come_back_is_ended() {
         text(&outcome)
     );
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_call_that_has_run_and_cannot_be_recorded_is_no_call_that_never_ran() {
+    let mut host = Host::new(Isolation::Call);
+    host.config.durability = Durability::Power;
+    let process = host.process();
+    let mut hands = process.open(&key(), &BTreeMap::new()).await.unwrap();
+    let (call, cancel) = (bash("sevt_1", "until-cancelled"), CancellationToken::new());
+    let (outcome, ()) = tokio::join!(hands.call(&call, cancel.clone()), async {
+        wait_for(|| host.fake.runs("until-cancelled") == 1).await;
+        std::fs::remove_file(process.store().disk_path(&SessionHash::of(&key()))).unwrap();
+        cancel.cancel();
+    });
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, HandsError::Unrecorded(_)), "{error}");
 }
 
 #[tokio::test]

@@ -141,6 +141,9 @@ impl Hands for One {
                     source: "/secret/path".into(),
                 });
             }
+            if input["unrecorded"] == true {
+                return Err(HandsError::Unrecorded("/secret/path".into()));
+            }
             seen.ran.push(id.clone());
             seen.inputs.insert(id.clone(), call.input.0.clone());
             seen.now += 1;
