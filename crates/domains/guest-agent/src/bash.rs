@@ -9,6 +9,7 @@ mod stored;
 
 use crate::{
     finish,
+    process::ends_within,
     reply::{Failure, complaint},
     sandbox::Sandbox,
     worker,
@@ -334,15 +335,7 @@ fn end_group(child: &Child) {
 /// Ends a shell and reaps it.
 fn end(child: &Child) {
     end_group(child);
-    let timeout = rustix::event::Timespec {
-        tv_sec: 5,
-        tv_nsec: 0,
-    };
-    let mut fds = [rustix::event::PollFd::new(
-        &child.pidfd,
-        rustix::event::PollFlags::IN,
-    )];
-    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+    ends_within(child, Duration::from_secs(5));
     let _ = wait::try_wait(child.pid);
 }
 

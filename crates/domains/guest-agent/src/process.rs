@@ -21,6 +21,7 @@ use omnirun_sys::guest::{
     wait::{self, Exit},
 };
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, Signal},
 };
@@ -37,6 +38,16 @@ const GRACE: Duration = Duration::from_millis(200);
 const PIECE: usize = 32 * 1024;
 /// How long a disk may take. Then the call is answered without it.
 const SYNC_TIME: Duration = Duration::from_secs(30);
+
+/// Waits until a child has ended; whether it did in time. For what is short, or killed: the loop stands still meanwhile.
+pub(crate) fn ends_within(child: &Child, limit: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
+}
 
 /// What the process is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

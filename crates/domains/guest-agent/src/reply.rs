@@ -23,7 +23,7 @@ impl Failure {
     /// What the kernel said about `what`.
     pub(crate) fn of(what: impl std::fmt::Display, errno: impl Into<std::io::Error>) -> Self {
         let error = errno.into();
-        // The reason first if `what` is as long as that: it is what counts.
+        // Cut, so that the reason behind it is always told.
         let what: String = what.to_string().chars().take(MAX_MESSAGE / 8).collect();
         Self::new(kind(&error), format!("{what}: {}", reason(&error)))
     }

@@ -1,13 +1,15 @@
 //! Before the snapshot: programs that calls will need are run once from the base, so that their pages are in the memory
 //! that every clone shares. They see nothing but the base.
 
-use crate::{boot::BASE, sandbox::Sandbox};
+use crate::{boot::BASE, process::ends_within, sandbox::Sandbox};
 use omnirun_sys::guest::{
     spawn::{self, Command, Place},
     wait,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::ffi::CString;
+use std::{ffi::CString, time::Duration};
+
+/// How long one of them may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// None of them draws ids; those that the base does not have are left out.
 const PROGRAMS: &[&[&str]] = &[
@@ -48,14 +50,9 @@ pub(crate) fn warm(sandbox: &Sandbox) {
             identity: None,
         });
         let Ok(child) = started else { continue };
-        let timeout = Timespec {
-            tv_sec: 60,
-            tv_nsec: 0,
-        };
-        let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
-        if !matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0) {
+        if !ends_within(&child, PATIENCE) {
             let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
-            let _ = poll(&mut fds, None);
+            ends_within(&child, PATIENCE);
         }
         let _ = wait::try_wait(child.pid);
     }

@@ -5,7 +5,7 @@
 
 use crate::{
     boot::GIVEN_UP,
-    process::{Process, Purpose, Source},
+    process::{Process, Purpose, Source, ends_within},
     reply::Failure,
     sandbox::Sandbox,
 };
@@ -22,10 +22,16 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space},
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 /// Bytes that the end of a tool's call may add to its reply: what was ended, and whether the disk is synced.
 const TO_COME: usize = 64;
+
+/// How long a piece of work may take that the loop waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which streams a piece of work has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,17 +100,9 @@ pub(crate) fn run(sandbox: &Sandbox, work: impl FnOnce() -> Option<Vec<u8>>) -> 
             .and_then(|answer| rustix::io::write(rustix::stdio::stderr(), &answer).ok());
         own::exit_now(i32::from(told.is_none()))
     };
-    let timeout = rustix::event::Timespec {
-        tv_sec: 10,
-        tv_nsec: 0,
-    };
-    let mut fds = [rustix::event::PollFd::new(
-        &child.pidfd,
-        rustix::event::PollFlags::IN,
-    )];
-    if !matches!(rustix::event::poll(&mut fds, Some(&timeout)), Ok(n) if n > 0) {
+    if !ends_within(&child, PATIENCE) {
         let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
-        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        ends_within(&child, PATIENCE);
     }
     let exit = omnirun_sys::guest::wait::try_wait(child.pid).ok()??;
     let mut bytes = vec![0; 4096];
