@@ -34,13 +34,29 @@ pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
     /// The work item.
-    #[arg(long, value_name = "ID", env = "ANTHROPIC_WORK_ID")]
+    #[arg(
+        long,
+        help_heading = "Work item",
+        value_name = "ID",
+        env = "ANTHROPIC_WORK_ID"
+    )]
     work_id: Option<String>,
     /// Its session.
-    #[arg(long, value_name = "ID", env = "ANTHROPIC_SESSION_ID")]
+    #[arg(
+        long,
+        help_heading = "Work item",
+        value_name = "ID",
+        env = "ANTHROPIC_SESSION_ID"
+    )]
     session_id: Option<String>,
     /// Its secret, where standard input does not bring it.
-    #[arg(long, env = "ANTHROPIC_WORK_SECRET", hide = true, hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Work item",
+        env = "ANTHROPIC_WORK_SECRET",
+        hide = true,
+        hide_env_values = true
+    )]
     work_secret: Option<String>,
 }
 

@@ -28,20 +28,20 @@ pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
     /// How this worker is called in the queue's statistics [default: host name and a random number].
-    #[arg(long, value_name = "ID", env = "ANTHROPIC_WORKER_ID")]
+    #[arg(long, help_heading = "Worker", value_name = "ID", env = "ANTHROPIC_WORKER_ID")]
     worker_id: Option<String>,
     /// How many sessions at once; while there are as many, it does not poll.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = flags::at_least_one)]
+    #[arg(long, help_heading = "Worker", value_name = "N", default_value_t = 4, value_parser = flags::at_least_one)]
     max_sessions: usize,
     /// How long ending may take after a signal. The last third of it (10 s at most) is for cancelling, saving and
     /// posting; what needs longer comes back when its lease has run out.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = flags::duration)]
+    #[arg(long, help_heading = "Worker", value_name = "TIME", default_value = "30s", value_parser = flags::duration)]
     grace: Duration,
     /// Leave after the first empty poll, once the claimed sessions are over.
-    #[arg(long)]
+    #[arg(long, help_heading = "Worker")]
     drain: bool,
     /// Print each call on standard output as it ends: call, tool, VM, milliseconds, exit.
-    #[arg(long)]
+    #[arg(long, help_heading = "Worker")]
     watch: bool,
 }
 
