@@ -17,6 +17,9 @@ use std::{
 mod live;
 mod saved;
 
+/// For commands that end by themselves, on a loaded machine too.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// What the agent does in Rust is done here by a first bash that moves the descriptors and becomes the second.
 fn spawn(launch: &Launch) -> Child {
     let mut script = String::new();

@@ -17,7 +17,7 @@ impl Session {
             config: config(workdir),
             shell: None,
             state: None,
-            limit: Duration::from_secs(20),
+            limit: LIMIT,
             limit_after: "",
         }
     }
@@ -162,7 +162,7 @@ fn after_a_timeout_the_shell_is_there_at_once_as_it_was_before() {
         "{}",
         text_of(&result)
     );
-    session.limit = Duration::from_secs(20);
+    session.limit = LIMIT;
     session.limit_after = "";
     assert_eq!(session.text("echo $x; pwd; g"), "before\n/tmp\ng");
     assert!(
@@ -218,6 +218,6 @@ fn no_execution_mode_is_survived() {
     session.run("x=1");
     session.limit = Duration::from_millis(300);
     session.run("set -n");
-    session.limit = Duration::from_secs(20);
+    session.limit = LIMIT;
     assert_eq!(session.text("echo $x"), "1");
 }
