@@ -11,6 +11,7 @@
 //!     owners/<id>.lock  held with flock for the life of an owner            [owner]
 //!     run/<sandbox>/    sockets and logs of one VM
 //!     tmp/              work in progress; whoever works there holds a lock
+//!     **/*.new          a file that is being written, locked by its writer  [atomic]
 //! ```
 //!
 //! A process that wants VMs is an [`Owner`]. It writes a [`VmRow`] before it starts a VMM and removes it when the

@@ -2,6 +2,9 @@
 //!
 //! `/dev/kvm` being there says little (see [`omnirun_sys::host::kvm_probe`]); so the probe's guest is run, in a thread
 //! of its own and against a clock, and what it shows is judged here.
+//!
+//! The verdict is not kept for the next process. The probe runs while QEMU is asked for its version, which takes longer,
+//! so keeping it would save no command any time; and one that came out wrong on a machine under load would stay.
 
 use omnirun_sys::host::kvm_probe::{Kick, Observation, SyscallWent, probe};
 use std::{
