@@ -1,20 +1,21 @@
 //! From the kernel's hand-over to the loop: a straight line, all of it before the snapshot.
 
 use crate::{
+    machine::Machine,
+    names::Names,
+    paths::{BASE, CGROUP, DISK, LAYER, open},
     port::Port,
-    sandbox::Sandbox,
+    sandbox::{GIVEN_UP, Sandbox},
     server::Agent,
     skeleton::Skeleton,
     template::Template,
     users::{self, User},
-    wake::Names,
 };
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     mount::{MountFlags, mount},
     process::{Resource, Rlimit},
-    thread::CapabilitySet,
 };
 use std::{
     fs, io,
@@ -28,23 +29,6 @@ use std::{
 const WORKING_SET_MS: &str = "100";
 /// Processes and threads of a sandbox. A fork bomb ends here.
 const MAX_PROCESSES: u32 = 4096;
-/// The cgroup of sandbox processes.
-pub(crate) const CGROUP: &str = "/sys/fs/cgroup/sandbox";
-/// Where the base is mounted, for PID 1.
-pub(crate) const BASE: &str = "/base";
-/// Where the session disk is mounted, for PID 1.
-pub(crate) const DISK: &str = "/disk";
-/// The overlay's upper lower layer.
-pub(crate) const LAYER: &str = "/layer";
-
-/// Capabilities that no sandbox has, unless its template asks for all.
-pub(crate) const GIVEN_UP: [CapabilitySet; 4] = [
-    CapabilitySet::SYS_MODULE,
-    CapabilitySet::SYS_RAWIO,
-    CapabilitySet::SYS_BOOT,
-    CapabilitySet::MKNOD,
-];
-
 /// The step of booting that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}")]
@@ -66,17 +50,6 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
             source: e.into(),
         })
     }
-}
-
-/// What the machine's parts are, opened.
-pub(crate) struct Machine {
-    /// Changes of devices: the session disk's new size.
-    pub(crate) uevents: OwnedFd,
-    /// `/sys/block/vdb/size`.
-    pub(crate) disk_size: OwnedFd,
-    /// `/dev/urandom`.
-    pub(crate) random: OwnedFd,
-    pub(crate) names: Names,
 }
 
 pub(crate) fn boot() -> Result<Agent, BootError> {
@@ -115,10 +88,6 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     let sandbox = Sandbox::new(skeleton, &template, user).at("prepare the sandbox")?;
     let port = Port::open().at("open the channel to the host")?;
     Ok(Agent::new(machine, sandbox, port))
-}
-
-pub(crate) fn open(path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn mount_kernel_interfaces() -> Result<(), BootError> {

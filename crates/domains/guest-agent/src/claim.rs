@@ -1,7 +1,8 @@
 //! Second stage of waking: the session's disk, environment and user.
 
 use crate::{
-    boot::{BASE, DISK, LAYER, Machine},
+    machine::Machine,
+    paths::{BASE, DISK, LAYER},
     reply::Failure,
     sandbox::{Claimed, Sandbox},
     wake,

@@ -1,7 +1,7 @@
 //! The end of a call: what is left is ended (isolation mode `call`), what was written is on the session disk.
 
 use crate::{
-    boot::{CGROUP, open},
+    paths::{CGROUP, open},
     sandbox::Sandbox,
 };
 use omnirun_sys::guest::{

@@ -1,6 +1,7 @@
 //! The sandbox, as those who start processes in it need it: where, as whom, with what.
 
 use crate::{
+    paths::open,
     reply::Failure,
     skeleton::Skeleton,
     template::Template,
@@ -11,12 +12,21 @@ use omnirun_sys::guest::spawn::Place;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
+    thread::CapabilitySet,
 };
 use std::{
     ffi::CString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
+
+/// Capabilities that no sandbox has, unless its template asks for all.
+pub(crate) const GIVEN_UP: [CapabilitySet; 4] = [
+    CapabilitySet::SYS_MODULE,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_BOOT,
+    CapabilitySet::MKNOD,
+];
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -50,14 +60,14 @@ impl Sandbox {
             user,
             cwd: template.workdir.clone(),
             env: template.env.clone(),
-            null: crate::boot::open("/dev/null", OFlags::RDWR)?,
+            null: open("/dev/null", OFlags::RDWR)?,
         })
     }
 
     /// Processes run on this very host, as ourselves; `folder` stands for the session disk and the working directory.
     #[cfg(test)]
     pub(crate) fn on_host(folder: &std::path::Path) -> Self {
-        let open = || crate::boot::open(folder.to_str().unwrap(), OFlags::RDONLY).unwrap();
+        let open_folder = || open(folder.to_str().unwrap(), OFlags::RDONLY).unwrap();
         let identity = omnirun_sys::guest::spawn::Identity {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
@@ -66,9 +76,9 @@ impl Sandbox {
         Self {
             skeleton: None,
             claimed: Some(Claimed {
-                root: crate::boot::open("/", OFlags::PATH).unwrap(),
-                disk: open(),
-                state: open(),
+                root: open("/", OFlags::PATH).unwrap(),
+                disk: open_folder(),
+                state: open_folder(),
             }),
             keep_capabilities: true,
             user: User {
@@ -78,7 +88,7 @@ impl Sandbox {
             },
             cwd: folder.to_str().unwrap().into(),
             env: Vec::new(),
-            null: crate::boot::open("/dev/null", OFlags::RDWR).unwrap(),
+            null: open("/dev/null", OFlags::RDWR).unwrap(),
         }
     }
 

@@ -4,8 +4,8 @@ mod dispatch;
 
 use crate::{
     bash::Bash,
-    boot::Machine,
     finish,
+    machine::Machine,
     port::{Port, Received},
     process::{Process, Purpose},
     reply::{Failure, outcome},

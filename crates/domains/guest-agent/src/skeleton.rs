@@ -1,6 +1,9 @@
 //! The sandbox's namespaces and the parts of its root, before there is a root.
 
-use crate::boot::{At, BootError, CGROUP, open};
+use crate::{
+    boot::{At, BootError},
+    paths::{CGROUP, open},
+};
 use omnirun_sys::guest::{
     own,
     spawn::{self, Child, Namespaces},

@@ -1,7 +1,7 @@
 //! Before the snapshot: programs that calls will need are run once from the base, so that their pages are in the memory
 //! that every clone shares. They see nothing but the base.
 
-use crate::{boot::BASE, process::ends_within, sandbox::Sandbox};
+use crate::{paths::BASE, process::ends_within, sandbox::Sandbox};
 use omnirun_sys::guest::{
     spawn::{self, Command, Place},
     wait,

@@ -4,10 +4,9 @@
 //! looks at anything of the guest's.
 
 use crate::{
-    boot::GIVEN_UP,
     process::{Process, Purpose, Source, ends_within},
     reply::Failure,
-    sandbox::Sandbox,
+    sandbox::{GIVEN_UP, Sandbox},
 };
 use omnirun_guest_proto::{
     Message,
