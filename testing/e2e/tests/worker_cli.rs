@@ -58,7 +58,7 @@ fn it_refuses_to_start_with_one_line_that_says_what_to_do() {
     let (code, _, said) =
         run(worker(dir.path(), &["--max-sessions", "0"]).env("ANTHROPIC_ENVIRONMENT_KEY", "sk-ant-x"));
     assert!(
-        code == 2 && said.contains("1 to 1000") && !said.contains("sk-ant"),
+        code == 125 && said.contains("1 to 1000") && !said.contains("sk-ant"),
         "{said}"
     );
     let (_, help, _) = run(worker(dir.path(), &["--help"]).env("ANTHROPIC_ENVIRONMENT_KEY", "sk-ant-x"));
