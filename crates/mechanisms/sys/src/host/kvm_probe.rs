@@ -94,12 +94,13 @@ const PORT_COUNTED: u16 = 0xf1;
 const PORT_LSTAR: u16 = 0xf2;
 const PORT_EXCEPTION: u16 = 0xf3;
 
-/// Iterations of the counting loop: 5 to 20 ms at the slowest rates seen; an exit adds under 20 ns to each, even on a
+/// Iterations of the counting loop: 2 to 7 ms at the slowest rates seen; an exit adds under 40 ns to each, even on a
 /// nested host.
-const ITERATIONS: u32 = 4_000;
+const ITERATIONS: u32 = 2_000;
 
-/// How often; the fastest counts. The first one also pays for what a VM does once, which was 5 ms on a nested host.
-const ROUNDS: u32 = 2;
+/// How often; the fastest counts. The first one also pays for what a VM does once, which was 5 ms on a nested host, and
+/// on a busy machine others are interrupted: of two rounds, both were in every third probe of a busy nested host.
+const ROUNDS: u32 = 8;
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
