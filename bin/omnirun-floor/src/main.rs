@@ -9,11 +9,12 @@
 //!   out N   -> N zero bytes, then ok
 //! ```
 
-use rustix::event::epoll;
+mod port;
+
+use port::Port;
 use rustix::mount::{MountFlags, mount};
 use std::{
-    fs::{self, File},
-    io::{Read, Write},
+    fs,
     os::fd::AsFd,
     process::{Command, Stdio},
 };
@@ -53,83 +54,36 @@ fn serve() -> Result<()> {
     ] {
         let _ = fs::read(std::path::Path::new("/base/usr").join(file));
     }
-    let mut port = open_port()?;
+    let mut port = Port::open()?;
     let uevents = uevents()?;
     let mut line = Vec::new();
     loop {
-        read_line(&mut port, &mut line)?;
+        port.read_line(&mut line)?;
         match std::str::from_utf8(&line)?
             .split_once(' ')
             .unwrap_or((std::str::from_utf8(&line)?, ""))
         {
-            ("ping", _) => port.file.write_all(b"pong\n")?,
+            ("ping", _) => port.write(b"pong\n")?,
             ("mount", _) => {
                 enter_overlay(&uevents)?;
-                port.file.write_all(b"ok\n")?;
+                port.write(b"ok\n")?;
             }
             ("run", _) => {
                 let status = Command::new("/bin/sh")
                     .args(["-c", "true"])
                     .stdin(Stdio::null())
                     .status()?;
-                port.file
-                    .write_all(format!("exit {}\n", status.code().unwrap_or(-1)).as_bytes())?;
+                port.write(format!("exit {}\n", status.code().unwrap_or(-1)).as_bytes())?;
             }
             ("out", count) => {
-                let out = Stdio::from(port.file.try_clone()?);
+                let out = port.stdio()?;
                 Command::new("/usr/bin/head")
                     .args(["-c", count, "/dev/zero"])
                     .stdout(out)
                     .status()?;
-                port.file.write_all(b"ok\n")?;
+                port.write(b"ok\n")?;
             }
-            _ => port.file.write_all(b"what\n")?,
-        }
-    }
-}
-
-struct Port {
-    file: File,
-    epoll: rustix::fd::OwnedFd,
-}
-
-/// Finds the port by its name, as `/sys/class/virtio-ports` has it.
-fn open_port() -> Result<Port> {
-    for entry in fs::read_dir("/sys/class/virtio-ports")? {
-        let entry = entry?;
-        if fs::read_to_string(entry.path().join("name"))?.trim() != "omnirun.agent" {
-            continue;
-        }
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(std::path::Path::new("/dev").join(entry.file_name()))?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edge-triggered, since a port without a host reports a hang-up for ever.
-        let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &file, epoll::EventData::new_u64(0), events)?;
-        return Ok(Port { file, epoll });
-    }
-    Err("no port named omnirun.agent".into())
-}
-
-/// Reads up to the next line feed. A read of nothing means that no host is connected: wait for the next event.
-fn read_line(port: &mut Port, line: &mut Vec<u8>) -> Result<()> {
-    line.clear();
-    let mut buffer = [0; 256];
-    loop {
-        let n = port.file.read(&mut buffer)?;
-        if n == 0 {
-            let mut events = [epoll::Event {
-                flags: epoll::EventFlags::empty(),
-                data: epoll::EventData::new_u64(0),
-            }];
-            epoll::wait(&port.epoll, &mut events, None)?;
-        }
-        line.extend_from_slice(&buffer[..n]);
-        if line.last() == Some(&b'\n') {
-            line.pop();
-            return Ok(());
+            _ => port.write(b"what\n")?,
         }
     }
 }

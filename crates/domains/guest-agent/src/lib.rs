@@ -14,7 +14,8 @@
 //!
 //! The initramfs holds `/init` (this program), `/template.conf` ([template]), `/modules.list` (paths of modules, one a
 //! line, in the order to load them) and the modules, not compressed. The first virtio disk is the base (EROFS), the second
-//! a placeholder that becomes the session disk, the virtio-serial port `omnirun.agent` is the channel.
+//! a placeholder that becomes the session disk. The channel is the virtio-serial port `omnirun.agent`, or where there is
+//! none a vsock device ([`port`]).
 //!
 //! # Where tool processes live
 //!

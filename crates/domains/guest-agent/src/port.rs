@@ -1,20 +1,20 @@
-//! The channel: a virtio-serial port.
+//! The channel to the host: a stream of bytes, which the host may take up anew at any time.
 //!
-//! A port without a host reads as ended and polls as hung up, for ever. So while there is none the loop waits on an
-//! edge-triggered epoll, which tells when that changes.
+//! ```text
+//!   serial   the virtio-serial port that QEMU gives, if there is one of our name
+//!   socket   else a vsock listener and the newest connection, as Firecracker has it
+//! ```
+//!
+//! A restored snapshot holds an earlier life of either: a port without a host, and a listener whose connections the
+//! kernel has reset.
 
-use rustix::{
-    event::epoll,
-    fs::{Mode, OFlags},
-    io::Errno,
-};
-use std::{
-    fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+mod serial;
+mod socket;
 
-/// As QEMU and we call it.
-const NAME: &str = "omnirun.agent";
+use rustix::io::Errno;
+use serial::Serial;
+use socket::Socket;
+use std::{io, os::fd::BorrowedFd, time::Instant};
 
 /// What reading brought.
 pub(crate) enum Received {
@@ -24,110 +24,104 @@ pub(crate) enum Received {
     Gone,
 }
 
-pub(crate) struct Port {
-    fd: OwnedFd,
-    /// None: a stream that ends once, as in tests.
-    changes: Option<OwnedFd>,
-    connected: bool,
+pub(crate) enum Port {
+    Serial(Serial),
+    Socket(Socket),
 }
 
 impl Port {
     pub(crate) fn open() -> io::Result<Self> {
-        for entry in fs::read_dir("/sys/class/virtio-ports")? {
-            let entry = entry?;
-            if fs::read_to_string(entry.path().join("name"))?.trim() != NAME {
-                continue;
-            }
-            let path = std::path::Path::new("/dev").join(entry.file_name());
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(path, flags, Mode::empty())?;
-            let changes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            epoll::add(&changes, &fd, epoll::EventData::new_u64(0), events)?;
-            return Ok(Self {
-                fd,
-                changes: Some(changes),
-                connected: false,
-            });
+        if let Some(serial) = Serial::find()? {
+            return Ok(Self::Serial(serial));
+        }
+        if let Some(socket) = Socket::find()? {
+            return Ok(Self::Socket(socket));
         }
         Err(io::ErrorKind::NotFound.into())
     }
 
     #[cfg(test)]
     pub(crate) fn of_stream(stream: std::os::unix::net::UnixStream) -> Self {
-        rustix::io::ioctl_fionbio(&stream, true).unwrap();
-        Self {
-            fd: stream.into(),
-            changes: None,
-            connected: true,
-        }
+        Self::Socket(Socket::of_stream(stream))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_listener(listener: std::os::unix::net::UnixListener) -> Self {
+        Self::Socket(Socket::of_listener(listener))
     }
 
     /// Whether the end of the stream is the end of the agent.
     pub(crate) fn ends_for_good(&self) -> bool {
-        self.changes.is_none()
+        match self {
+            Self::Serial(_) => false,
+            Self::Socket(socket) => socket.ends_for_good(),
+        }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.connected
+        match self {
+            Self::Serial(serial) => serial.is_connected(),
+            Self::Socket(socket) => socket.connection().is_some(),
+        }
     }
 
     /// What to poll for reading.
-    pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
-        match &self.changes {
-            Some(changes) if !self.connected => changes.as_fd(),
-            _ => self.fd.as_fd(),
+    pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Serial(serial) => Some(serial.poll_fd()),
+            Self::Socket(socket) => socket.connection(),
+        }
+    }
+
+    /// What to poll for callers, unless they [rest](Self::rests_until): it is readable when [`Self::answer`] has
+    /// something to do.
+    pub(crate) fn callers(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Serial(_) => None,
+            Self::Socket(socket) => socket.callers(),
+        }
+    }
+
+    /// Until when callers are not to be polled for.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        match self {
+            Self::Serial(_) => None,
+            Self::Socket(socket) => socket.rests_until(),
+        }
+    }
+
+    /// Takes up the newest connection that the host wants. Whether it took the place of another one, which is gone then.
+    pub(crate) fn answer(&mut self) -> bool {
+        match self {
+            Self::Serial(_) => false,
+            Self::Socket(socket) => socket.answer(),
         }
     }
 
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Received {
-        if let (false, Some(changes)) = (self.connected, &self.changes) {
-            // Takes the event, so that the next change is one.
-            let mut events = [epoll::Event {
-                flags: epoll::EventFlags::empty(),
-                data: epoll::EventData::new_u64(0),
-            }];
-            let now = rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let _ = epoll::wait(changes, &mut events, Some(&now));
-        }
-        match rustix::io::read(&self.fd, buffer) {
-            Ok(0) => {
-                self.connected = false;
-                Received::Gone
-            }
-            Ok(count) => {
-                self.connected = true;
-                Received::Bytes(count)
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {
-                self.connected = true;
-                Received::Nothing
-            }
-            Err(_) => {
-                self.connected = false;
-                Received::Gone
-            }
+        match self {
+            Self::Serial(serial) => serial.read(buffer),
+            Self::Socket(socket) => socket.read(buffer),
         }
     }
 
     /// Writes what the host takes now, and forgets it.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>) {
+        let fd = match self {
+            Self::Serial(serial) => Some(serial.fd()),
+            Self::Socket(socket) => socket.connection(),
+        };
         let mut done = 0;
-        while done < out.len() {
-            match rustix::io::write(&self.fd, &out[done..]) {
+        while let (Some(fd), true) = (fd, done < out.len()) {
+            match rustix::io::write(fd, &out[done..]) {
                 Ok(0) | Err(Errno::AGAIN) => break,
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
                 // The host is gone; reading will say so.
-                Err(_) => {
-                    done = out.len();
-                }
+                Err(_) => done = out.len(),
             }
         }
-        if done == out.len() {
+        if fd.is_none() || done == out.len() {
             out.clear();
         } else {
             out.drain(..done);

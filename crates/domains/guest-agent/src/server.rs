@@ -53,6 +53,8 @@ pub(crate) struct Agent {
 #[derive(Debug, Clone, Copy)]
 enum Token {
     Port,
+    /// The host wants a new connection.
+    Caller,
     Bash,
     Dying,
     /// The sandbox's init has ended.
@@ -102,6 +104,11 @@ impl Agent {
                             return;
                         }
                     }
+                    Token::Caller => {
+                        if self.port.answer() {
+                            self.lose_host();
+                        }
+                    }
                     Token::Process(at) => self.serve_process(at),
                     Token::Bash => {}
                     Token::Dying => self.reap_dying(),
@@ -121,8 +128,15 @@ impl Agent {
         if !self.end.out.is_empty() {
             events |= PollFlags::OUT;
         }
-        fds.push(PollFd::from_borrowed_fd(self.port.poll_fd(), events));
-        tokens.push(Token::Port);
+        if let Some(fd) = self.port.poll_fd() {
+            fds.push(PollFd::from_borrowed_fd(fd, events));
+            tokens.push(Token::Port);
+        }
+        let rest = self.port.rests_until();
+        if let (Some(fd), None) = (self.port.callers(), rest) {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            tokens.push(Token::Caller);
+        }
         if let Some(skeleton) = self.sandbox.skeleton() {
             fds.push(PollFd::new(&skeleton.init.pidfd, PollFlags::IN));
             tokens.push(Token::Init);
@@ -168,6 +182,7 @@ impl Agent {
         let deadlines = self.processes.iter().filter_map(Process::next_deadline);
         let deadline = deadlines
             .chain(self.bash.running.iter().filter_map(|r| r.deadline()))
+            .chain(rest)
             .min();
         let timeout = deadline.map(|d| {
             let left = d.saturating_duration_since(Instant::now());
@@ -196,8 +211,7 @@ impl Agent {
                 Received::Nothing => break,
                 Received::Gone => {
                     if was_connected || self.end.is_connected() {
-                        self.drop_calls();
-                        self.end.disconnect();
+                        self.lose_host();
                     }
                     return !self.port.ends_for_good();
                 }
@@ -240,6 +254,12 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// The connection is gone, and whatever of it was not finished.
+    fn lose_host(&mut self) {
+        self.drop_calls();
+        self.end.disconnect();
     }
 
     /// The host is gone: its calls are, the sandbox stays as it is.

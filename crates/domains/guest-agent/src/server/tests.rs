@@ -1,5 +1,6 @@
 //! The agent's loop against the real client, with processes of this very host in place of a sandbox's.
 
+mod channel;
 mod exec;
 mod files;
 mod tools;

@@ -6,10 +6,12 @@
 //!   wait     how a child ended, and what it used
 //!   random   crediting and reseeding the kernel's generator
 //!   net      the loopback interface
+//!   vsock    sockets between a microVM and its host
 //! ```
 
 pub mod net;
 pub mod own;
 pub mod random;
 pub mod spawn;
+pub mod vsock;
 pub mod wait;
