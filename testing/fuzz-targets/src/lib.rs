@@ -5,7 +5,7 @@
 //!   wire     frames, prefaces, messages, both ends of a connection        guest and host
 //!   client   the whole client against a guest of arbitrary bytes          guest
 //!   parsers  QMP lines, server-sent events, the work queue's JSON,        VMM, network, files
-//!            tools' inputs, recipes, manifests, template.conf
+//!            tools' inputs, recipes, manifests, template.conf, kernels
 //!   tar      unpacking on the host                                        guest
 //!   tools    the file tools                                               the model, guest
 //!   guest    what shells and consoles print, tools' results, passwd       guest
@@ -28,7 +28,7 @@ mod wire;
 
 pub use client::guest_client;
 pub use guest::{console, output, passwd, shell_state, tool_result};
-pub use parsers::{images, qmp, sse, tool_schema, work_proto};
+pub use parsers::{bzimage, images, qmp, sse, tool_schema, work_proto};
 pub use tar::unpack;
 pub use tools::file_tools;
 pub use wire::{frames, guest_end, host_end, messages, preface};
@@ -37,7 +37,8 @@ pub use wire::{frames, guest_end, host_end, messages, preface};
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpus folders.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
+    ("bzimage", bzimage),
     ("console", console),
     ("file_tools", file_tools),
     ("frames", frames),

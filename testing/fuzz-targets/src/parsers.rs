@@ -157,3 +157,12 @@ pub fn images(data: &[u8]) {
     let (user, workdir, ..) = omnirun_guest_agent::fuzz_template(&text);
     assert!(workdir.starts_with('/') && !user.is_empty());
 }
+
+/// A kernel: what comes out is an ELF file, the same each time, however small the input and large its claims.
+pub fn bzimage(data: &[u8]) {
+    const LARGEST: usize = 256 << 20;
+    if let Ok(kernel) = omnirun_images::fuzz_bzimage(data) {
+        assert!(kernel.starts_with(b"\x7fELF") && kernel.len() <= LARGEST);
+        assert_eq!(omnirun_images::fuzz_bzimage(data), Ok(kernel));
+    }
+}

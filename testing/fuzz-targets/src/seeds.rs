@@ -1,5 +1,7 @@
 //! Well-formed samples for each target, written by the code whose peer is under test.
 
+mod kernel;
+
 use crate::{
     tar::{SHORT, entry},
     wire::NONCE,
@@ -18,6 +20,7 @@ use omnirun_guest_proto::{
 /// The samples of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
+        "bzimage" => kernel::bzimages(),
         "console" => vec![chosen(3, b"[    0.000000] Linux\r\n\x1b[2Jsh: \xc3\x28\x07 ok\n")],
         "file_tools" => FILE_CALLS.iter().map(|text| text.as_bytes().to_vec()).collect(),
         "frames" => vec![chosen(3, &guest_side(&[0, 1, 2])), chosen(0, &host_side())],
@@ -36,7 +39,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         ],
         "images" => vec![
             include_bytes!("../../../templates/default.toml").to_vec(),
-            include_bytes!("../../../crates/mechanisms/images/golden/manifest-1.json").to_vec(),
+            include_bytes!("../../../crates/mechanisms/images/golden/manifest-2.json").to_vec(),
             b"user agent\nworkdir /work dir\nkeep_capabilities 1\nfuture x\nenv LANG=C.UTF-8\nenv A=b=c d\n"
                 .to_vec(),
         ],

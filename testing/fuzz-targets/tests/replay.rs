@@ -89,6 +89,7 @@ macro_rules! near {
 }
 
 near!(
+    bzimage,
     console,
     file_tools,
     frames,

@@ -8,7 +8,7 @@ use crate::{Global, host, output};
 use anyhow::Context;
 use clap::Subcommand;
 use omnirun_ids::{ByteSize, Digest, TemplateName};
-use omnirun_images::{BuildOptions, ImageStore, Recipe};
+use omnirun_images::{BuildOptions, ImageError, ImageStore, Recipe};
 use omnirun_store::{
     DataDir, Db,
     sessions::{Durability, Sessions},
@@ -176,8 +176,8 @@ fn remove(
     for name in templates {
         let users = match store.manifest(name) {
             Ok(manifest) => users.get(&manifest.base.image.digest).copied().unwrap_or(0),
-            // A damaged one names no base that could be looked up.
-            Err(omnirun_images::ImageError::DamagedManifest { .. }) if force => 0,
+            // Neither names a base that could be looked up.
+            Err(ImageError::DamagedManifest { .. } | ImageError::OlderManifest { .. }) if force => 0,
             Err(error) => return Err(error.into()),
         };
         store.remove(name, users, force)?;

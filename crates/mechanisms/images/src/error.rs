@@ -41,6 +41,16 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
+    /// A manifest that an earlier release wrote, of an image that lacks what this one needs.
+    #[error(
+        "the image of template {template} is that of an earlier omnirun (version {found}); build it anew with: omnirun image build {template}"
+    )]
+    OlderManifest {
+        /// The template.
+        template: TemplateName,
+        /// Its version.
+        found: u64,
+    },
     /// A manifest that a newer release wrote.
     #[error("the manifest {} is of version {found}, this omnirun knows {known}; use the newer omnirun", path.display())]
     NewerManifest {

@@ -1,4 +1,4 @@
-//! What a built template is to those who boot it: three files, their digests, and the facts that a sandbox needs.
+//! What a built template is to those who boot it: its files, their digests, and the facts that a sandbox needs.
 
 use omnirun_ids::{Digest, TemplateName};
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 pub struct Image {
     /// The kernel: a bzImage.
     pub kernel: PathBuf,
+    /// The same kernel as an ELF file.
+    pub vmlinux: PathBuf,
     /// The initramfs, with the guest agent as `/init` and the modules that the kernel needs.
     pub initramfs: PathBuf,
     /// The base disk: EROFS, read-only, shared by every VM of the template.

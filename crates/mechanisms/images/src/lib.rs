@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   recipe (TOML)  ── build ──>  manifest ──names──> blobs        [recipe] [build] [manifest] [blobs]
-//!   [ImageStore::get]  ──>  [Image]: three paths, their digests, the template's facts
+//!   [ImageStore::get]  ──>  [Image]: its paths, their digests, the template's facts
 //!   [ImageStore::session_disk_template]  ──>  an empty session disk to copy             [disk]
 //! ```
 //!
@@ -26,6 +26,7 @@ mod modules;
 mod progress;
 mod recipe;
 mod store;
+mod vmlinux;
 
 pub use build::{check_host, look, missing_tools, sweep};
 pub use disk::copy_sparse;
@@ -40,4 +41,13 @@ pub use store::{BuildOptions, Built, ImageStore, Listed, Removed};
 #[doc(hidden)]
 pub fn fuzz_template_conf(template: &Template) -> String {
     initramfs::template_conf(template)
+}
+
+/// The ELF kernel of a bzImage, for fuzzing.
+///
+/// # Errors
+/// Why there is none, in words.
+#[doc(hidden)]
+pub fn fuzz_bzimage(image: &[u8]) -> Result<Vec<u8>, String> {
+    vmlinux::extract(image).map_err(|e| e.to_string())
 }

@@ -9,8 +9,9 @@ use omnirun_ids::{Digest, TemplateName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
-/// Version of the format.
-pub(crate) const VERSION: u64 = 1;
+/// Version of the format. The first had neither an ELF kernel nor the modules for a VMM without PCI: such an image is
+/// built anew, since its kernel's package is no longer at hand.
+pub(crate) const VERSION: u64 = 2;
 
 /// A file of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,10 +53,23 @@ pub struct Kernel {
     pub release: String,
     /// The bzImage.
     pub image: Blob,
+    /// The ELF kernel that is in it.
+    pub vmlinux: Blob,
     /// The archive with the modules.
     pub modules: Blob,
     /// The modules in load order.
     pub module_files: Vec<String>,
+}
+
+impl Kernel {
+    /// Its files, and what each is.
+    pub(crate) fn blobs(&self) -> [(&'static str, &Blob); 3] {
+        [
+            ("kernel", &self.image),
+            ("ELF kernel", &self.vmlinux),
+            ("module archive", &self.modules),
+        ]
+    }
 }
 
 /// The base disk.
@@ -109,7 +123,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`ImageError::NoImage`] if there is none; [`ImageError::DamagedManifest`], [`ImageError::NewerManifest`].
+    /// [`ImageError::NoImage`] if there is none; what [`Self::parse`] finds.
     pub(crate) fn read(template: &TemplateName, path: &Path) -> Result<Self, ImageError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
@@ -132,14 +146,14 @@ impl Manifest {
     /// Reads the bytes of a manifest; `path` names it in errors.
     ///
     /// # Errors
-    /// [`ImageError::DamagedManifest`], [`ImageError::NewerManifest`].
+    /// [`ImageError::DamagedManifest`], [`ImageError::OlderManifest`], [`ImageError::NewerManifest`].
     pub fn parse(template: &TemplateName, bytes: &[u8], path: &Path) -> Result<Self, ImageError> {
         let damaged = |reason: String| ImageError::DamagedManifest {
             template: template.clone(),
             path: path.to_owned(),
             reason,
         };
-        // The version first: a newer format may not parse as this one.
+        // The version first: another format may not parse as this one.
         #[derive(Deserialize)]
         struct Versioned {
             version: u64,
@@ -150,6 +164,12 @@ impl Manifest {
                 path: path.to_owned(),
                 found: version,
                 known: VERSION,
+            });
+        }
+        if version < VERSION {
+            return Err(ImageError::OlderManifest {
+                template: template.clone(),
+                found: version,
             });
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
@@ -167,10 +187,12 @@ impl Manifest {
     }
 
     /// All blobs that it names, and what each is.
-    pub fn blobs(&self) -> [(&'static str, &Blob); 4] {
+    pub fn blobs(&self) -> [(&'static str, &Blob); 5] {
+        let [kernel, vmlinux, modules] = self.kernel.blobs();
         [
-            ("kernel", &self.kernel.image),
-            ("module archive", &self.kernel.modules),
+            kernel,
+            vmlinux,
+            modules,
             ("base disk", &self.base.image),
             ("initramfs", &self.initramfs.image),
         ]
@@ -181,7 +203,7 @@ impl Manifest {
 pub(crate) mod tests {
     use super::*;
 
-    const GOLDEN: &str = include_str!("../golden/manifest-1.json");
+    const GOLDEN: &str = include_str!("../golden/manifest-2.json");
 
     fn digest(byte: u8) -> Digest {
         Digest::from([byte; 32])
@@ -201,7 +223,7 @@ pub(crate) mod tests {
             sha256: digest(byte),
         };
         Manifest {
-            version: 1,
+            version: 2,
             created: "2026-11-24T16:00:00Z".to_owned(),
             omnirun: "0.1.0".to_owned(),
             template: Template {
@@ -222,6 +244,7 @@ pub(crate) mod tests {
                 package: package("linux-image-6.12.1-cloud-amd64", 2),
                 release: "6.12.1-cloud-amd64".to_owned(),
                 image: blob(3),
+                vmlinux: blob(10),
                 modules: blob(4),
                 module_files: vec!["virtio_blk.ko".to_owned()],
             },
@@ -265,11 +288,18 @@ pub(crate) mod tests {
             error.to_string().contains("omnirun image build --force default"),
             "{error}"
         );
-        fs::write(&path, "{\"version\": 2, \"new\": true}").unwrap();
+        fs::write(&path, "{\"version\": 3, \"new\": true}").unwrap();
         assert!(matches!(
             Manifest::read(&name, &path),
-            Err(ImageError::NewerManifest { found: 2, .. })
+            Err(ImageError::NewerManifest { found: 3, .. })
         ));
+        fs::write(&path, "{\"version\": 1, \"old\": true}").unwrap();
+        let error = Manifest::read(&name, &path).unwrap_err();
+        assert!(matches!(error, ImageError::OlderManifest { found: 1, .. }));
+        assert!(
+            error.to_string().ends_with("omnirun image build default"),
+            "{error}"
+        );
         fs::write(&path, GOLDEN).unwrap();
         let other = Manifest::read(&"other".parse().unwrap(), &path);
         assert!(matches!(other, Err(ImageError::DamagedManifest { .. })));

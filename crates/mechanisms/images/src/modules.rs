@@ -11,11 +11,14 @@ use std::{
     path::Path,
 };
 
-/// What a guest needs: its devices and its file systems.
-pub(crate) const NEEDED: [&str; 7] = [
+/// What a guest needs: its devices, as QEMU has them on PCI and Firecracker on virtio-mmio with vsock, and its file
+/// systems.
+pub(crate) const NEEDED: [&str; 9] = [
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "virtio_console",
+    "vmw_vsock_virtio_transport",
     "virtio_rng",
     "erofs",
     "overlay",
@@ -141,6 +144,10 @@ kernel/drivers/char/hw_random/rng-core.ko.xz:
 kernel/fs/erofs/erofs.ko.xz: kernel/fs/netfs/netfs.ko.xz kernel/lib/lz4.ko.xz
 kernel/fs/netfs/netfs.ko.xz: kernel/lib/lz4.ko.xz
 kernel/lib/lz4.ko.xz:
+kernel/drivers/virtio/virtio_mmio.ko.xz:
+kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko.xz: kernel/net/vmw_vsock/vmw_vsock_virtio_transport_common.ko.xz kernel/net/vmw_vsock/vsock.ko.xz
+kernel/net/vmw_vsock/vmw_vsock_virtio_transport_common.ko.xz: kernel/net/vmw_vsock/vsock.ko.xz
+kernel/net/vmw_vsock/vsock.ko.xz:
 kernel/a.ko: kernel/b.ko
 kernel/b.ko: kernel/a.ko
 ";
@@ -157,6 +164,25 @@ kernel/b.ko: kernel/a.ko
                 "kernel/lib/lz4.ko.xz",
                 "kernel/fs/netfs/netfs.ko.xz",
                 "kernel/fs/erofs/erofs.ko.xz",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_transport_comes_before_the_devices_on_it() {
+        let console = "kernel/drivers/char/virtio_console.ko:\n";
+        let overlay = "kernel/fs/overlayfs/overlay.ko:\n";
+        let order = resolve(&NEEDED, &[DEP, console, overlay].concat(), BUILTIN).unwrap();
+        let names: Vec<_> = order.iter().map(|path| name(path)).collect();
+        assert_eq!(
+            names[..6],
+            [
+                "virtio_mmio",
+                "virtio_blk",
+                "virtio_console",
+                "vsock",
+                "vmw_vsock_virtio_transport_common",
+                "vmw_vsock_virtio_transport",
             ]
         );
     }

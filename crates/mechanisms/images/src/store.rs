@@ -1,7 +1,7 @@
 //! The store: who may ask for an image, and what is kept of it.
 //!
 //! ```text
-//!   images/blobs/<sha256>        kernel, modules archive, base, initramfs; read-only, never changed   [blobs]
+//!   images/blobs/<sha256>        kernel, ELF kernel, modules archive, base, initramfs; read-only, never changed   [blobs]
 //!   images/templates/NAME.json   manifest: what the template is made of                               [manifest]
 //!   images/disks/<bytes>.ext4    empty session disks to copy                                          [disk]
 //!   images/build.lock            held by the one build, removal or collection that runs
@@ -113,7 +113,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`ImageError::NoImage`] if it has not been built; [`ImageError::DamagedManifest`],
-    /// [`ImageError::DamagedBlob`], [`ImageError::NewerManifest`].
+    /// [`ImageError::DamagedBlob`], [`ImageError::OlderManifest`], [`ImageError::NewerManifest`].
     pub fn get(&self, name: &TemplateName) -> Result<Image, ImageError> {
         let manifest = self.refreshed(self.manifest(name)?)?;
         self.image(&manifest)
@@ -141,7 +141,8 @@ impl ImageStore {
     /// What a template's image was made of.
     ///
     /// # Errors
-    /// [`ImageError::NoImage`], [`ImageError::DamagedManifest`], [`ImageError::NewerManifest`].
+    /// [`ImageError::NoImage`], [`ImageError::DamagedManifest`], [`ImageError::OlderManifest`],
+    /// [`ImageError::NewerManifest`].
     pub fn manifest(&self, name: &TemplateName) -> Result<Manifest, ImageError> {
         Manifest::read(name, &self.manifest_path(name))
     }
@@ -224,13 +225,12 @@ impl ImageStore {
             return Ok(None);
         }
         let name = &manifest.template.name;
-        let whole = [
-            ("kernel", &manifest.kernel.image),
-            ("module archive", &manifest.kernel.modules),
-            ("base disk", &manifest.base.image),
-        ];
-        if whole
+        let base = ("base disk", &manifest.base.image);
+        if manifest
+            .kernel
+            .blobs()
             .into_iter()
+            .chain([base])
             .any(|(what, blob)| self.blobs.check(name, what, blob).is_err())
         {
             return Ok(None);
@@ -319,6 +319,7 @@ impl ImageStore {
         let name = &m.template.name;
         Ok(Image {
             kernel: self.blobs.check(name, "kernel", &m.kernel.image)?,
+            vmlinux: self.blobs.check(name, "ELF kernel", &m.kernel.vmlinux)?,
             initramfs: self.blobs.check(name, "initramfs", &m.initramfs.image)?,
             base: self.blobs.check(name, "base disk", &m.base.image)?,
             modules: self.blobs.check(name, "module archive", &m.kernel.modules)?,

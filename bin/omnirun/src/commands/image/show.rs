@@ -2,7 +2,7 @@
 
 use comfy_table::{ContentArrangement, Table, presets};
 use omnirun_ids::{ByteSize, TemplateName};
-use omnirun_images::{ImageStore, Listed, Manifest};
+use omnirun_images::{ImageError, ImageStore, Listed, Manifest};
 use std::process::ExitCode;
 
 /// One line: what it is.
@@ -59,7 +59,11 @@ pub fn list(store: &ImageStore, json: bool) -> anyhow::Result<ExitCode> {
             ]),
             Err(error) => {
                 say!("omnirun: {error}");
-                table.add_row([name.to_string(), "damaged".to_owned()])
+                let state = match error {
+                    ImageError::OlderManifest { .. } => "outdated",
+                    _ => "damaged",
+                };
+                table.add_row([name.to_string(), state.to_owned()])
             }
         };
     }

@@ -31,6 +31,7 @@ pub fn image() -> Arc<Image> {
     let digest = |b: u8| Digest::from([b; 32]);
     Arc::new(Image {
         kernel: "/nowhere/kernel".into(),
+        vmlinux: "/nowhere/vmlinux".into(),
         initramfs: "/nowhere/initramfs".into(),
         base: "/nowhere/base".into(),
         modules: "/nowhere/modules".into(),

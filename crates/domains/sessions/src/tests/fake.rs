@@ -85,6 +85,7 @@ impl Platform for FakePlatform {
         let digest = Digest::from([1; 32]);
         Ok(Arc::new(Image {
             kernel: PathBuf::new(),
+            vmlinux: PathBuf::new(),
             initramfs: PathBuf::new(),
             base: PathBuf::new(),
             modules: PathBuf::new(),

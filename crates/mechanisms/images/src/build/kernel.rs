@@ -12,6 +12,7 @@ use crate::{
     manifest::{Kernel, Package},
     modules,
     progress::Progress,
+    vmlinux,
 };
 use std::{fs, path::Path};
 
@@ -79,10 +80,16 @@ pub(crate) async fn build(
         .await?;
     let modules = modules::collect(&prefix.join("lib/modules").join(&release))?;
     let archive = initramfs::modules_archive(&modules);
+    let vmlinux = fs::read(&image).map_err(file("read", &image))?;
+    let vmlinux = vmlinux::extract(&vmlinux).map_err(|reason| ImageError::Unexpected {
+        what: "the kernel package".to_owned(),
+        reason: reason.to_string(),
+    })?;
     Ok(Kernel {
         package,
         release,
         image: blobs.put_file(&image, |_| {})?,
+        vmlinux: blobs.put_bytes(&vmlinux)?,
         modules: blobs.put_bytes(&archive)?,
         module_files: modules.into_iter().map(|m| m.file).collect(),
     })

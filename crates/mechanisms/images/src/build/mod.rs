@@ -1,8 +1,8 @@
 //! Building an image.
 //!
 //! ```text
-//!   recipe ─> package lists ─> kernel package ─> kernel, modules archive ─┐
-//!                 └──────────> mmdebstrap ─> tree ─> EROFS base           ├─> manifest
+//!   recipe ─> package lists ─> kernel package ─> kernel, its ELF, modules archive ─┐
+//!                 └──────────> mmdebstrap ─> tree ─> EROFS base                    ├─> manifest
 //!                                agent + template's facts + modules archive ─> initramfs
 //! ```
 //!
@@ -71,10 +71,10 @@ pub(crate) async fn parts(
     let resolved = kernel::resolve(&apt).await?;
     let same = known.iter().find(|m| {
         m.kernel.package == resolved.0
-            && blobs.check(&m.template.name, "kernel", &m.kernel.image).is_ok()
-            && blobs
-                .check(&m.template.name, "module archive", &m.kernel.modules)
-                .is_ok()
+            && m.kernel
+                .blobs()
+                .into_iter()
+                .all(|(what, blob)| blobs.check(&m.template.name, what, blob).is_ok())
     });
     let kernel = match same {
         Some(manifest) => manifest.kernel.clone(),

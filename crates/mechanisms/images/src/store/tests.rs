@@ -14,6 +14,7 @@ fn store_with_image() -> (tempfile::TempDir, ImageStore, TemplateName) {
     manifest.recipe = recipe.digest();
     manifest.base.recipe = recipe.base_digest();
     manifest.kernel.image = store.blobs.put_bytes(b"kernel").unwrap();
+    manifest.kernel.vmlinux = store.blobs.put_bytes(b"vmlinux").unwrap();
     manifest.kernel.modules = store.blobs.put_bytes(b"modules").unwrap();
     manifest.base.image = store.blobs.put_bytes(b"base").unwrap();
     manifest.initramfs = store
@@ -137,7 +138,7 @@ async fn collection_keeps_what_templates_name_and_sessions_use() {
             .unwrap()
             .files
             .len(),
-        4
+        5
     );
     assert!(store.blobs.path(&bound.digest).exists());
 }
