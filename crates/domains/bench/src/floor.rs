@@ -129,6 +129,7 @@ fn boot_spec(image: &Image, size: MachineSize, identity: VmIdentity, initramfs: 
     BootSpec {
         identity,
         kernel: image.kernel.clone(),
+        vmlinux: image.vmlinux.clone(),
         initramfs: initramfs.to_path_buf(),
         cmdline: String::new(),
         base: image.base.clone(),

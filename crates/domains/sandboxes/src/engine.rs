@@ -22,10 +22,11 @@ use omnirun_vm_machine::Why;
 use omnirun_vmm::{Vmm, VmmError, VmmFacts};
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     future::Future,
-    os::fd::OwnedFd,
-    path::PathBuf,
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::OnceCell;
@@ -235,9 +236,9 @@ impl Engine {
     /// A new disk of nobody's, a copy of an empty one, without a name: it is gone with its last descriptor.
     ///
     /// # Errors
-    /// [`EngineError::File`].
+    /// [`EngineError::Disk`].
     pub async fn scratch_disk(&self, template: PathBuf) -> Result<(OwnedFd, u64), EngineError> {
-        // Named for a moment; if we are killed in it, the takeover finds it by our name.
+        // If we are killed while it has a name, the takeover finds it by ours.
         let path = self
             .data()
             .tmp()
@@ -247,11 +248,8 @@ impl Engine {
                 path: path.clone(),
                 source,
             };
-            omnirun_images::copy_sparse(&template, &path).map_err(|e| fail(e.into()))?;
-            let opened = File::options().read(true).write(true).open(&path);
-            let removed = std::fs::remove_file(&path);
-            let file = opened.map_err(|e| fail(e.into()))?;
-            removed.map_err(|e| fail(e.into()))?;
+            let file = nameless(&path).map_err(|e| fail(e.into()))?;
+            omnirun_images::copy_sparse_into(&template, &file, &path).map_err(|e| fail(e.into()))?;
             let bytes = file.metadata().map_err(|e| fail(e.into()))?.len();
             Ok((OwnedFd::from(file), bytes))
         });
@@ -311,6 +309,21 @@ impl Inner {
             }
         }
     }
+}
+
+/// A file without a name, in the folder of this path. It never had one, so that a driver can give it one in a jail; where
+/// the file system cannot do that, it had this one for a moment.
+fn nameless(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600);
+    let folder = path.parent().unwrap_or(path);
+    let flags = rustix::fs::OFlags::TMPFILE.bits().cast_signed();
+    if let Ok(file) = options.clone().custom_flags(flags).open(folder) {
+        return Ok(file);
+    }
+    let file = options.create_new(true).open(path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 /// Ends a VM whose maker is dropped before it has it.

@@ -163,21 +163,29 @@ fn data_ranges(source: &fs::File, len: u64) -> std::io::Result<Vec<(u64, u64)>> 
 /// # Errors
 /// [`ImageError::File`]; `to` is gone then.
 pub fn copy_sparse(from: &Path, to: &Path) -> Result<(), ImageError> {
-    let source = fs::File::open(from).map_err(file("open", from))?;
     let target = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(to)
         .map_err(file("create", to))?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
-        return Ok(());
-    }
-    let copied = copy_data(&source, &target).map_err(file("copy to", to));
+    let copied = copy_sparse_into(from, &target, to);
     if copied.is_err() {
         let _ = fs::remove_file(to);
     }
     copied
+}
+
+/// The same into an empty file that is open already. `to` names it in messages.
+///
+/// # Errors
+/// [`ImageError::File`]
+pub fn copy_sparse_into(from: &Path, target: &fs::File, to: &Path) -> Result<(), ImageError> {
+    let source = fs::File::open(from).map_err(file("open", from))?;
+    if rustix::fs::ioctl_ficlone(target, &source).is_ok() {
+        return Ok(());
+    }
+    copy_data(&source, target).map_err(file("copy to", to))
 }
 
 fn copy_data(source: &fs::File, target: &fs::File) -> std::io::Result<()> {

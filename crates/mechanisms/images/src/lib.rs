@@ -29,7 +29,7 @@ mod store;
 mod vmlinux;
 
 pub use build::{check_host, look, missing_tools, sweep};
-pub use disk::copy_sparse;
+pub use disk::{copy_sparse, copy_sparse_into};
 pub use error::ImageError;
 pub use image::{Image, Template};
 pub use manifest::{Base, Blob, Initramfs, Kernel, Manifest, Package, Source};

@@ -115,6 +115,30 @@ fn emulation(reason: impl Into<String>) -> Accel {
     }
 }
 
+/// The host's CPU as far as it decides whether a snapshot that was taken on it can be restored here.
+pub(crate) fn host_cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = info.split("\n\n").next().unwrap_or_default();
+    let field = |name: &str| {
+        let line = first
+            .lines()
+            .find(|l| l.split(':').next().map(str::trim) == Some(name));
+        line.and_then(|l| l.split_once(':'))
+            .map_or("", |(_, v)| v.trim())
+            .to_owned()
+    };
+    let fields = [
+        "vendor_id",
+        "cpu family",
+        "model",
+        "model name",
+        "stepping",
+        "microcode",
+        "flags",
+    ];
+    format!("host: {}", fields.map(field).join(" | "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

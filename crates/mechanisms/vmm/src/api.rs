@@ -53,6 +53,8 @@ pub struct BootSpec {
     pub identity: VmIdentity,
     /// The kernel (bzImage).
     pub kernel: PathBuf,
+    /// The same kernel as an ELF file, for a VMM that knows no bzImage.
+    pub vmlinux: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
     /// Appended to the driver's own kernel command line.
@@ -81,7 +83,8 @@ pub struct CloneSpec {
 /// A session disk to attach.
 #[derive(Debug)]
 pub struct AttachDisk {
-    /// The raw image, opened for reading and writing.
+    /// The raw image, opened for reading and writing. A driver that can hand no descriptor to its VMM links the file
+    /// into the VM's run folder, so it has a name, or never had one and may be given one (`O_TMPFILE`).
     pub file: OwnedFd,
     /// Its size in bytes.
     pub bytes: u64,
@@ -119,11 +122,21 @@ pub enum VmmError {
         install: &'static str,
     },
     /// The VMM program is there, and is none that can be used.
-    #[error("{program} cannot be used as QEMU: {reason}")]
+    #[error("{program} cannot be used as {what}: {reason}")]
     Unusable {
         /// The program.
         program: String,
+        /// What it should be.
+        what: &'static str,
         /// What it did or said when it was asked for its version.
+        reason: String,
+    },
+    /// A driver that was asked for cannot work on this host.
+    #[error("{driver} cannot be used here: {reason}")]
+    Unfit {
+        /// The driver, as people call it.
+        driver: &'static str,
+        /// Why not.
         reason: String,
     },
     /// The process could not be started.
@@ -191,7 +204,7 @@ pub trait Vmm: Send + Sync {
     async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError>;
 
     /// Opens a snapshot's memory for [`CloneSpec::memory`], once for all clones of this process: a read-only file
-    /// where the VMM is content with one, else a sealed memfd with a copy.
+    /// where the VMM is content with one, else a sealed memfd with a copy. The file may lose its name afterwards.
     async fn open_memory(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError>;
 
     /// Makes a clone of a snapshot, loaded and **paused**: nothing runs until [`Vm::resume`].

@@ -2,7 +2,7 @@
 
 mod tiny;
 
-use omnirun_vmm::{AttachDisk, CloneSpec, DeviceState, Vm, Vmm, VmmError, detect};
+use omnirun_vmm::{AttachDisk, CloneSpec, DeviceState, DriverChoice, Vm, Vmm, VmmError};
 use std::{
     fs::{self, File},
     os::fd::OwnedFd,
@@ -10,6 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tiny::{Bench, SIZE, alive, until};
+
+async fn qemu() -> Arc<dyn Vmm> {
+    omnirun_vmm::detect(DriverChoice::Qemu, None).await.expect("QEMU")
+}
 
 /// Boots the guest, waits until it runs, and takes its snapshot.
 async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> (Arc<OwnedFd>, Arc<OwnedFd>) {
@@ -67,7 +71,7 @@ fn status(vm: &dyn Vm, field: &str) -> String {
 #[tokio::test]
 async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let bench = Bench::new();
-    let vmm = detect().await.expect("QEMU");
+    let vmm = qemu().await;
     let files = snapshot(&bench, &*vmm).await;
     let digest = || fs::read(bench.path("memory")).expect("the memory");
     let before = digest();
@@ -146,7 +150,7 @@ async fn futures_join(vmm: &dyn Vmm, specs: [CloneSpec; 3]) -> [Box<dyn Vm>; 3] 
 #[tokio::test]
 async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
     let bench = Bench::new();
-    let vmm = detect().await.expect("QEMU");
+    let vmm = qemu().await;
     let files = snapshot(&bench, &*vmm).await;
     for running in [false, true] {
         let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
@@ -194,7 +198,7 @@ async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
 async fn a_new_channel_replaces_the_earlier_one() {
     use tokio::io::AsyncReadExt;
     let bench = Bench::new();
-    let vmm = detect().await.expect("QEMU");
+    let vmm = qemu().await;
     let vm = vmm
         .start(bench.boot(bench.identity("channel")))
         .await
@@ -213,7 +217,7 @@ async fn a_new_channel_replaces_the_earlier_one() {
 #[tokio::test]
 async fn what_a_dead_owner_left_is_ended_and_nothing_else() {
     let bench = Bench::new();
-    let vmm = detect().await.expect("QEMU");
+    let vmm = qemu().await;
     let (left, other) = (bench.identity("left"), bench.identity("other"));
     let vm = vmm.start(bench.boot(left.clone())).await.expect("it boots");
     let bystander = vmm.start(bench.boot(other)).await.expect("it boots");
@@ -228,7 +232,7 @@ async fn what_a_dead_owner_left_is_ended_and_nothing_else() {
 #[tokio::test]
 async fn what_cannot_be_is_said_and_leaves_no_process() {
     let bench = Bench::new();
-    let vmm = detect().await.expect("QEMU");
+    let vmm = qemu().await;
     let files = snapshot(&bench, &*vmm).await;
 
     fs::write(bench.path("kernel"), b"not a kernel").expect("written");

@@ -140,6 +140,7 @@ impl BootTask {
         let boot = BootSpec {
             identity: self.owned.identity.clone(),
             kernel: image.kernel.clone(),
+            vmlinux: image.vmlinux.clone(),
             initramfs: image.initramfs.clone(),
             cmdline: self.cmdline.clone(),
             base: image.base.clone(),

@@ -10,9 +10,12 @@
 //! each would otherwise take another's change for how things were.
 //!
 //! The child's steps are a straight line, in this order: own session, OOM score, user namespace, further namespaces,
-//! identity, no new privileges, Landlock, descriptors, limits, signals, exec. Landlock comes before the descriptors
-//! since its ruleset is one that the program must not keep; limits come after, since a low `RLIMIT_NOFILE` would
-//! forbid the shuffle.
+//! mounts, identity, no new privileges, Landlock, descriptors, limits, signals, exec. Landlock comes before the
+//! descriptors since its ruleset is one that the program must not keep; limits come after, since a low `RLIMIT_NOFILE`
+//! would forbid the shuffle.
+//!
+//! A new pid namespace is there from the child's birth, so that the program itself is its first process: whoever kills
+//! that one ends all of them.
 
 use std::{
     ffi::{CStr, CString, c_int, c_void},
@@ -43,6 +46,8 @@ pub const NEW_NETWORK: c_int = libc::CLONE_NEWNET;
 pub const NEW_IPC: c_int = libc::CLONE_NEWIPC;
 /// A user namespace without a map.
 pub const NEW_USER: c_int = libc::CLONE_NEWUSER;
+/// A pid namespace of which the process is the first.
+pub const NEW_PID: c_int = libc::CLONE_NEWPID;
 
 /// A limit to set: resource ([`CORE`], [`NOFILE`]), soft, hard.
 pub type Limit = (u32, u64, u64);
@@ -62,8 +67,11 @@ pub struct Spawn<'a> {
     pub oom_score_adj: Option<&'a str>,
     /// A user namespace to enter.
     pub user_namespace: Option<BorrowedFd<'a>>,
-    /// Namespaces to leave ([`NEW_NETWORK`], [`NEW_IPC`], [`NEW_USER`]).
+    /// Namespaces to leave ([`NEW_NETWORK`], [`NEW_IPC`], [`NEW_USER`], [`NEW_PID`]).
     pub unshare: c_int,
+    /// Detached mounts (as `open_tree` makes them; of files that have a name) and where they go, read-only, in a mount
+    /// namespace of the process's own. With none of them it stays in the caller's.
+    pub mounts: &'a [(BorrowedFd<'a>, &'a CStr)],
     /// Identity to take on.
     pub credentials: Option<Credentials>,
     /// A Landlock ruleset to live under.
@@ -90,7 +98,7 @@ pub struct SpawnError {
     pub source: io::Error,
 }
 
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     "making the process",
     "starting a session",
     "setting the OOM score",
@@ -104,6 +112,7 @@ const STEPS: [&str; 13] = [
     "handing over descriptors",
     "setting limits",
     "running the program",
+    "mounting files",
 ];
 
 /// Everything that the child reads, prepared before it exists: it must not allocate.
@@ -117,6 +126,7 @@ struct Plan {
     oom: Option<CString>,
     user_namespace: RawFd,
     unshare: c_int,
+    mounts: Vec<(RawFd, *const libc::c_char)>,
     credentials: Option<Credentials>,
     landlock: RawFd,
     failed: (usize, c_int),
@@ -145,7 +155,12 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         limits: what.limits.to_vec(),
         oom,
         user_namespace: what.user_namespace.map_or(-1, |fd| fd.as_raw_fd()),
-        unshare: what.unshare,
+        unshare: what.unshare & !NEW_PID,
+        mounts: what
+            .mounts
+            .iter()
+            .map(|(fd, at)| (fd.as_raw_fd(), at.as_ptr()))
+            .collect(),
         credentials: what.credentials.clone(),
         landlock: what.landlock.map_or(-1, |fd| fd.as_raw_fd()),
         failed: (0, 0),
@@ -167,7 +182,8 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let born = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let flags = born | (what.unshare & NEW_PID);
         let pid = libc::clone(
             child,
             top,
@@ -244,6 +260,9 @@ unsafe fn run(plan: &mut Plan) -> usize {
         if plan.unshare != 0 && libc::unshare(plan.unshare) < 0 {
             return 4;
         }
+        if !plan.mounts.is_empty() && !mount(&plan.mounts) {
+            return 13;
+        }
         if let Some(who) = &plan.credentials {
             if let Some(groups) = &who.groups
                 && libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) < 0
@@ -305,6 +324,43 @@ unsafe fn run(plan: &mut Plan) -> usize {
         libc::execve(plan.program, plan.argv.as_ptr(), plan.envp.as_ptr());
         12
     }
+}
+
+/// Takes on a mount namespace and puts the mounts into it; `false` with `errno` set if one cannot be.
+///
+/// # Safety
+///
+/// Only in a child as [`spawn`] makes it, with all pointers valid.
+unsafe fn mount(mounts: &[(RawFd, *const libc::c_char)]) -> bool {
+    let none = ptr::null::<libc::c_char>();
+    let read_only = libc::MS_REMOUNT
+        | libc::MS_BIND
+        | libc::MS_RDONLY
+        | libc::MS_NOSUID
+        | libc::MS_NODEV
+        | libc::MS_NOEXEC;
+    // SAFETY: system calls on plain integers and on strings that the caller keeps valid; what the kernel does not need
+    // may be null.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) < 0 {
+            return false;
+        }
+        // Nothing of it comes to the host's namespace.
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        if libc::mount(none, c"/".as_ptr(), none, private, ptr::null()) < 0 {
+            return false;
+        }
+        for (fd, at) in mounts {
+            let here = (*fd, c"".as_ptr(), libc::AT_FDCWD, *at);
+            let empty = libc::MOVE_MOUNT_F_EMPTY_PATH;
+            if libc::syscall(libc::SYS_move_mount, here.0, here.1, here.2, here.3, empty) < 0
+                || libc::mount(none, *at, none, read_only, ptr::null()) < 0
+            {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 #[cfg(test)]

@@ -4,11 +4,8 @@
 //!   version        which QEMU is there                                 pure but for the search
 //!   command_line   the machine, as arguments                           pure
 //!   confine        identity, namespaces, Landlock, limits
-//!   memory         memfds and snapshot files
-//!   process        from the start to the end of the process
 //!   qmp            the control protocol
 //!   vm             one machine
-//!   reap           what dead owners left
 //! ```
 //!
 //! A clone is made so: sockets and files are opened here, QEMU is started with them and nothing else, and the commands
@@ -17,21 +14,28 @@
 
 mod command_line;
 mod confine;
-mod memory;
-mod process;
 mod qmp;
-mod reap;
 mod version;
 mod vm;
 
 use crate::{
     BootSpec, CloneSpec, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
     accel::{self, Accel},
+    memory, reap,
+    tail::Tail,
 };
 use async_trait::async_trait;
 use confine::Confinement;
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 use version::{Program, READONLY_MEMORY};
+
+/// How a sandbox's QEMU is known among all processes.
+pub(crate) fn mark(sandbox: &str) -> reap::Mark {
+    reap::Mark {
+        program: |name| name == b"qemu-system-x86_64",
+        words: ["-name".into(), command_line::name(sandbox)],
+    }
+}
 
 /// The parser of what QEMU sends, for fuzzing: the messages that the bytes hold, pushed in pieces of `step`.
 #[doc(hidden)]
@@ -42,7 +46,7 @@ pub fn fuzz_qmp(bytes: &[u8], step: usize) -> Option<Vec<String>> {
 /// What is kept of a console, for fuzzing: the last `limit` bytes as text, pushed in pieces of `step`.
 #[doc(hidden)]
 pub fn fuzz_console(bytes: &[u8], limit: usize, step: usize) -> String {
-    let tail = process::Tail::new(limit);
+    let tail = Tail::new(limit);
     bytes.chunks(step.max(1)).for_each(|piece| tail.push(piece));
     tail.text()
 }
@@ -110,28 +114,7 @@ impl Qemu {
 fn cpu(accel: &Accel) -> String {
     match accel {
         Accel::Emulation { .. } => "max".into(),
-        Accel::Kvm => {
-            let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let first = info.split("\n\n").next().unwrap_or_default();
-            let field = |name: &str| {
-                let line = first
-                    .lines()
-                    .find(|l| l.split(':').next().map(str::trim) == Some(name));
-                line.and_then(|l| l.split_once(':'))
-                    .map_or("", |(_, v)| v.trim())
-                    .to_owned()
-            };
-            let fields = [
-                "vendor_id",
-                "cpu family",
-                "model",
-                "model name",
-                "stepping",
-                "microcode",
-                "flags",
-            ];
-            format!("host: {}", fields.map(field).join(" | "))
-        }
+        Accel::Kvm => accel::host_cpu(),
     }
 }
 
@@ -168,11 +151,6 @@ impl Vmm for Qemu {
     }
 
     async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
-        reap::reap(identity.sandbox.as_str())
-            .await
-            .map_err(|source| VmmError::Io {
-                step: "ending what is left",
-                source,
-            })
+        reap::reap(identity).await
     }
 }

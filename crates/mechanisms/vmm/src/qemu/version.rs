@@ -1,6 +1,6 @@
 //! Which QEMU is there.
 
-use crate::VmmError;
+use crate::{VmmError, ask::excerpt};
 use std::path::PathBuf;
 
 /// The package that has it, for Debian and Ubuntu.
@@ -53,6 +53,7 @@ impl Program {
     pub(super) fn from_said(path: PathBuf, said: &str) -> Result<Self, VmmError> {
         let unusable = |reason: String| VmmError::Unusable {
             program: path.display().to_string(),
+            what: "QEMU",
             reason,
         };
         let (version, release) = parse(said)
@@ -69,12 +70,6 @@ impl Program {
             release,
         })
     }
-}
-
-/// The first words of what a program said, for people.
-pub(super) fn excerpt(said: &str) -> String {
-    let line = said.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// Whole version and release. Other lines, a warning of the linker's for example, are passed over.

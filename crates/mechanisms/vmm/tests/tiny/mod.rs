@@ -1,7 +1,8 @@
 //! A guest of a few bytes, so that the driver is tested with a real QEMU and without a kernel to build or download.
 //!
 //! It is a boot-protocol "kernel" whose real-mode part writes to the serial port: `B` once, then `.` for ever. So the
-//! console shows whether it was booted (`B`) or restored (only `.`), and whether it runs at all.
+//! console shows whether it was booted (`B`) or restored (only `.`), and whether it runs at all. As an ELF file the same
+//! instructions mean the same in 64 bits.
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{BootSpec, MachineSize, VmIdentity};
@@ -40,6 +41,33 @@ fn kernel() -> Vec<u8> {
     image
 }
 
+/// The same for 64 bits, as an ELF file with one segment at 1 MiB, where it is entered.
+fn elf() -> Vec<u8> {
+    const ENTRY: u64 = 1 << 20;
+    const HEADERS: u64 = 64 + 56;
+    let code: &[u8] = &[
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, b'B', 0xee, // mov al, 'B'; out dx, al
+        0xb0, b'.', 0xee, // 1: mov al, '.'; out dx, al
+        0xb9, 0xff, 0x0f, 0x00, 0x00, // mov ecx, 0xfff
+        0xe2, 0xfe, // 2: loop 2b
+        0xeb, 0xf4, // jmp 1b
+    ];
+    let mut image = Vec::new();
+    image.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    image.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes())); // an executable for x86-64
+    image.extend(1u32.to_le_bytes());
+    image.extend([ENTRY, 64, 0].iter().flat_map(|n| n.to_le_bytes())); // entry, segments, no sections
+    image.extend(0u32.to_le_bytes());
+    image.extend([64u16, 56, 1, 64, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
+    image.extend([1u32, 5].iter().flat_map(|n| n.to_le_bytes())); // to be loaded, read and run
+    let size = code.len() as u64;
+    let segment = [HEADERS, ENTRY, ENTRY, size, size, 4096];
+    image.extend(segment.iter().flat_map(|n| n.to_le_bytes()));
+    image.extend(code);
+    image
+}
+
 /// A folder with the files of tiny machines.
 pub struct Bench {
     /// It.
@@ -51,6 +79,7 @@ impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("kernel"), kernel()).expect("the kernel");
+        fs::write(dir.path().join("vmlinux"), elf()).expect("the ELF kernel");
         fs::write(dir.path().join("initramfs"), [0u8; 512]).expect("the initramfs");
         fs::write(dir.path().join("base"), [7u8; 4096]).expect("the base");
         Self { dir }
@@ -75,6 +104,7 @@ impl Bench {
         BootSpec {
             identity,
             kernel: self.path("kernel"),
+            vmlinux: self.path("vmlinux"),
             initramfs: self.path("initramfs"),
             cmdline: String::new(),
             base: self.path("base"),

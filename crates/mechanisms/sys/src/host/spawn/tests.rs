@@ -17,6 +17,7 @@ fn sh(script: &str, change: impl Fn(&mut Spawn<'_>)) -> Result<String, SpawnErro
         oom_score_adj: None,
         user_namespace: None,
         unshare: 0,
+        mounts: &[],
         credentials: None,
         landlock: None,
     };
@@ -89,4 +90,53 @@ fn says_which_step_failed() {
     let error = sh("true", |w| w.program = c"/nonexistent").expect_err("there is no such program");
     assert_eq!(error.step, "running the program");
     assert_eq!(error.source.raw_os_error(), Some(libc::ENOENT));
+}
+
+#[test]
+fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("omnirun-spawn-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("a folder");
+    let (from, to) = (dir.join("from"), dir.join("to"));
+    std::fs::write(&from, "words").expect("written");
+    std::fs::write(&to, "").expect("written");
+    let file = std::fs::File::open(&from).expect("opened");
+    let flags = rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
+        | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | rustix::mount::OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(&file, c"", flags).expect("a mount");
+    let at = CString::new(to.to_string_lossy().into_owned()).expect("no NUL");
+    let script = format!("echo $$; cat {0}; echo x > {0} || echo no", to.display());
+    let mounts = [(tree.as_fd(), at.as_c_str())];
+    let (read, write) = io::pipe().expect("a pipe");
+    let null = std::fs::File::open("/dev/null").expect("the null device");
+    let args = [
+        c"sh".to_owned(),
+        c"-c".to_owned(),
+        CString::new(script).expect("no NUL"),
+    ];
+    let spawned = spawn(&Spawn {
+        program: c"/bin/sh",
+        args: &args,
+        fds: &[null.as_fd(), write.as_fd(), write.as_fd()],
+        limits: &[],
+        oom_score_adj: None,
+        user_namespace: None,
+        unshare: NEW_PID,
+        mounts: &mounts,
+        credentials: None,
+        landlock: None,
+    });
+    let spawned = spawned.expect("it starts");
+    drop(write);
+    let mut out = String::new();
+    let mut read = read;
+    read.read_to_string(&mut out).expect("the pipe is read");
+    let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
+    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).expect("it is waited for");
+    assert!(out.starts_with("1\nwords") && out.ends_with("no\n"), "{out}");
+    assert_eq!(std::fs::read_to_string(&to).expect("read"), "", "not on the host");
+    std::fs::remove_dir_all(&dir).expect("removed");
 }

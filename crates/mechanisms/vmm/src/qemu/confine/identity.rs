@@ -1,16 +1,12 @@
 //! Who a QEMU process may be.
 
+use crate::uids::UidRange;
 use omnirun_sys::host::spawn::{NEW_USER, Spawn, spawn};
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     process::{Command, Stdio},
 };
-
-/// First uid for VMs started by root: beyond what distributions and container managers give out, below 2^31.
-const FIRST_UID: u32 = 0x7000_0000;
-/// How many. Uids are a hash of the sandbox's id: two VMs that meet in one are still kept apart by Landlock.
-const UIDS: u32 = 1 << 28;
 
 /// Where the setuid tools are; an ordinary user of Debian has no `sbin` in PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -19,37 +15,11 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Debug)]
 pub(super) enum Identity {
     /// A uid of this range, given by root.
-    Range { first: u32, count: u32 },
+    Range(UidRange),
     /// A uid inside a user namespace of subordinate ids.
     Subordinate { namespace: OwnedFd, count: u32 },
     /// The caller's own.
     Own,
-}
-
-/// The ids for VMs, out of those that exist here (root of a container may not have them all).
-pub(super) fn range(uid_map: &str) -> Option<Identity> {
-    let parts = uid_map.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace().map(|f| f.parse::<u64>().ok());
-        let (inside, _, count) = (fields.next()??, fields.next()??, fields.next()??);
-        Some(inside..inside + count)
-    });
-    let mut best: Option<Identity> = None;
-    for part in parts {
-        let (first, end) = (u64::from(FIRST_UID), u64::from(FIRST_UID + UIDS));
-        if part.start <= first && part.end >= end {
-            return Some(Identity::Range {
-                first: FIRST_UID,
-                count: UIDS,
-            });
-        }
-        // The upper half of what there is stays clear of the distribution's own users.
-        let first = part.start + (part.end - part.start) / 2;
-        if first >= 10_000 && best.is_none() {
-            let (first, count) = (u32::try_from(first).ok()?, u32::try_from(part.end - first).ok()?);
-            best = Some(Identity::Range { first, count });
-        }
-    }
-    best
 }
 
 /// A user namespace with the caller's subordinate ids. A process holds it while the map is written; it stays for as
@@ -83,6 +53,7 @@ pub(super) fn subordinate() -> Result<Identity, String> {
         oom_score_adj: None,
         user_namespace: None,
         unshare: NEW_USER,
+        mounts: &[],
         credentials: None,
         landlock: None,
     })
@@ -131,20 +102,6 @@ fn subordinate_range(table: &str, name: Option<&str>, id: u32) -> Option<(u32, u
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_come_from_what_the_host_has() {
-        let Some(Identity::Range { first, count }) = range("         0          0 4294967295\n") else {
-            panic!()
-        };
-        assert_eq!((first, count), (FIRST_UID, UIDS));
-        let Some(Identity::Range { first, count }) = range("0 100000 65536\n") else {
-            panic!()
-        };
-        assert_eq!((first, count), (32768, 32768));
-        assert!(range("0 1000 1\n").is_none());
-        assert!(range("garbage\n").is_none());
-    }
 
     #[test]
     fn subordinate_ranges_are_by_name_or_number() {

@@ -15,26 +15,25 @@
 mod files;
 mod identity;
 
-use super::version::{INSTALL, Program, excerpt};
-use crate::VmmError;
-use identity::{Identity, range, subordinate};
+use super::version::{INSTALL, Program};
+use crate::{
+    VmmError,
+    ask::{self, ANSWER},
+    uids::{UidRange, slot},
+};
+use identity::{Identity, subordinate};
 use omnirun_sys::host::spawn::{
     CORE, Credentials, Limit, NEW_IPC, NEW_NETWORK, NOFILE, Spawn, SpawnError, Spawned, spawn,
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
-};
 use std::{
     ffi::CString,
-    fs,
-    io::{self, Read},
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Confinement as this host allows it.
@@ -53,9 +52,7 @@ impl Confinement {
         let root = rustix::process::geteuid().is_root();
         let mut identities = Vec::new();
         if root {
-            identities.extend(range(
-                &fs::read_to_string("/proc/self/uid_map").unwrap_or_default(),
-            ));
+            identities.extend(UidRange::here().map(Identity::Range));
         } else {
             match subordinate() {
                 Ok(identity) => identities.push(identity),
@@ -115,45 +112,11 @@ impl Confinement {
         }
     }
 
-    /// What the program says of its version, so confined. Bounded in time and size: it may be any program.
+    /// What the program says of its version, so confined.
     fn ask_version(&self) -> Result<String, VmmError> {
-        let failed = |source| VmmError::Spawn {
-            program: self.program.display().to_string(),
-            source,
-        };
-        let null = fs::File::open("/dev/null").map_err(failed)?;
-        let (read, write) = io::pipe().map_err(failed)?;
         let args = [c"qemu-system-x86_64".to_owned(), c"--version".to_owned()];
-        let fds = [null.as_fd(), write.as_fd(), write.as_fd()];
-        let spawned = self
-            .spawn("version", &args, &fds, &[])
-            .map_err(|e| failed(e.source))?;
-        drop(write);
-        let deadline = Instant::now() + ANSWER;
-        let mut said = Vec::new();
-        let in_time =
-            read_all(&read, &mut said, deadline).map_err(failed)? && ready(&spawned.pidfd, deadline);
-        if !in_time {
-            let _ = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
-        }
-        let status = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED)
-            .ok()
-            .flatten();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let how = match status.as_ref().map(|s| (s.exit_status(), s.terminating_signal())) {
-            Some((Some(0), _)) => return Ok(said),
-            _ if !in_time => "does not end".to_owned(),
-            Some((Some(code), _)) => format!("exits with code {code}"),
-            Some((_, Some(signal))) => format!("is ended by signal {signal}"),
-            _ => "ends in an unknown way".to_owned(),
-        };
-        let words = match excerpt(&said) {
-            words if words.is_empty() => "says nothing".to_owned(),
-            words => format!("says {words:?}"),
-        };
-        Err(VmmError::Unusable {
-            program: self.program.display().to_string(),
-            reason: format!("asked for its version, it {words} and {how}"),
+        ask::said(&self.program, "QEMU", |fds| {
+            self.spawn("version", &args, fds, &[])
         })
     }
 
@@ -177,10 +140,9 @@ impl Confinement {
                 .map_err(|e| invalid("making a Landlock ruleset", e.to_string()))?,
             false => None,
         };
-        let slot = |count: u32| (hash(sandbox) % u64::from(count)) as u32;
         let (credentials, namespace) = match &self.identity {
-            Identity::Range { first, count } => {
-                let id = first + slot(*count);
+            Identity::Range(range) => {
+                let id = range.pick(sandbox);
                 (
                     Some(Credentials {
                         uid: id,
@@ -191,7 +153,7 @@ impl Confinement {
                 )
             }
             Identity::Subordinate { namespace, count } => {
-                let id = 1 + slot(count - 1);
+                let id = 1 + slot(sandbox, count - 1);
                 // With KVM the groups stay: access to its device may hang on one, and none can be given from inside.
                 let groups = self.kvm_group.is_none().then(Vec::new);
                 (
@@ -213,6 +175,7 @@ impl Confinement {
             oom_score_adj: Some("500"),
             user_namespace: namespace,
             unshare: if self.namespaces { NEW_NETWORK | NEW_IPC } else { 0 },
+            mounts: &[],
             credentials,
             landlock: ruleset.as_ref().map(AsFd::as_fd),
         })
@@ -221,7 +184,7 @@ impl Confinement {
     /// In words, for `doctor`.
     pub(super) fn words(&self) -> String {
         let who = match self.identity {
-            Identity::Range { .. } => "a uid of its own per VM",
+            Identity::Range(_) => "a uid of its own per VM",
             Identity::Subordinate { .. } => "a subordinate uid per VM in a user namespace",
             Identity::Own => "the uid of the caller",
         };
@@ -239,45 +202,8 @@ impl Confinement {
     }
 }
 
-/// How long a program may take to say its version: milliseconds, on a machine under load seconds.
-const ANSWER: Duration = Duration::from_secs(20);
-/// More than that is no version.
-const MAX_SAID: usize = 64 * 1024;
-
-/// Reads a pipe to its end; `false` if that did not come in time, or after too much.
-fn read_all(pipe: &io::PipeReader, into: &mut Vec<u8>, deadline: Instant) -> io::Result<bool> {
-    let mut pipe = pipe;
-    let mut chunk = [0u8; 4096];
-    while into.len() < MAX_SAID && ready(pipe, deadline) {
-        match pipe.read(&mut chunk)? {
-            0 => return Ok(true),
-            n => into.extend_from_slice(&chunk[..n]),
-        }
-    }
-    Ok(false)
-}
-
-/// Waits until a descriptor can be read from (a pidfd: until its process has ended); `false` if the time is over.
-fn ready(fd: &impl AsFd, deadline: Instant) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).ok();
-        match poll(&mut [PollFd::new(fd, PollFlags::IN)], timeout.as_ref()) {
-            Err(rustix::io::Errno::INTR) => {}
-            ready => return ready.is_ok_and(|n| n > 0),
-        }
-    }
-}
-
 /// Soft and hard limits. The size of files follows when there is one to write to: see `attach_disk`.
 const LIMITS: [Limit; 2] = [(CORE, 0, 0), (NOFILE, 256, 256)];
-
-/// FNV-1a: spreads ids over slots; nothing depends on more.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -10,18 +10,19 @@ mod start;
 
 use super::{
     command_line::{SESSION_FILTER, THROTTLE_GROUP},
-    process::{Process, Tail},
     qmp::{
         Client, Migration, QmpError,
         commands::{AddFd, BlockResize, BlockdevAdd, BlockdevReopen, Cont, Stop},
         migration_end,
     },
 };
-use crate::{AttachDisk, ChannelStream, DeviceState, Exit, Vm, VmIdentity, VmmError};
+use crate::{
+    AttachDisk, ChannelStream, DeviceState, Exit, Vm, VmIdentity, VmmError, process::Process, tail::Tail,
+};
 use async_trait::async_trait;
 use serde_json::json;
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -73,30 +74,15 @@ impl Machine {
                 step,
                 reason: self.last_words().await,
             }),
-            Ok(None) => Err(self.gone(step).await),
+            Ok(None) => Err(self.process.gone(step).await),
         }
     }
 
     /// QEMU says why a migration failed on its standard error, and mostly ends then.
     async fn last_words(&self) -> String {
-        match tokio::time::timeout(Duration::from_secs(2), self.process.wait()).await {
-            Ok(exit) => exit.stderr_tail,
-            Err(_) => "it failed".into(),
-        }
-    }
-
-    async fn gone(&self, step: &'static str) -> VmmError {
-        // A process that closed its control socket and lives on is of no use to anyone.
-        let exit = match tokio::time::timeout(Duration::from_secs(1), self.process.wait()).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                self.process.kill();
-                self.process.wait().await
-            }
-        };
-        VmmError::Gone {
-            step,
-            tail: exit.stderr_tail,
+        match self.process.ended_within(Duration::from_secs(2)).await {
+            Some(exit) => exit.stderr_tail,
+            None => "it failed".into(),
         }
     }
 
@@ -112,7 +98,7 @@ impl Machine {
                 step,
                 source: source.into(),
             }),
-            Err(QmpError::Closed) => Err(self.gone(step).await),
+            Err(QmpError::Closed) => Err(self.process.gone(step).await),
         }
     }
 }
@@ -132,7 +118,7 @@ impl Vm for Machine {
         let stream = match UnixStream::connect(short(&self.run_dir)).await {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused) => {
-                return Err(self.gone(step).await);
+                return Err(self.process.gone(step).await);
             }
             Err(source) => return Err(VmmError::Io { step, source }),
         };
@@ -215,24 +201,7 @@ impl Vm for Machine {
     }
 
     fn memory(&self) -> Result<(u64, u64), VmmError> {
-        let path = PathBuf::from(format!("/proc/{}/smaps_rollup", self.pid()));
-        let text = fs::read_to_string(&path).map_err(|source| VmmError::File {
-            step: "read",
-            path,
-            source,
-        })?;
-        let kib = |name: &str| -> u64 {
-            let lines = text
-                .lines()
-                .filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-            lines
-                .filter_map(|v| v.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-                .sum()
-        };
-        Ok((
-            kib("Pss") << 10,
-            (kib("Private_Clean") + kib("Private_Dirty")) << 10,
-        ))
+        self.process.memory()
     }
 
     fn console_tail(&self) -> String {

@@ -2,18 +2,10 @@
 
 use super::{COMMAND, Machine};
 use crate::{
-    DeviceState, VmmError,
-    qemu::{
-        memory,
-        qmp::commands::{GetFd, MIGRATION_CAPABILITIES, Migrate, SetCapabilities, SetParameters},
-    },
+    DeviceState, VmmError, memory,
+    qemu::qmp::commands::{GetFd, MIGRATION_CAPABILITIES, Migrate, SetCapabilities, SetParameters},
 };
-use std::{
-    fs::File,
-    io,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    path::Path,
-};
+use std::{io, path::Path};
 
 impl Machine {
     /// Writes device state, then memory; see [`Vm::snapshot`](crate::Vm::snapshot).
@@ -27,7 +19,7 @@ impl Machine {
                 reason,
             });
         };
-        let state = create(&to.state)?;
+        let state = memory::create(&to.state)?;
         let theirs = state.try_clone().map_err(|source| VmmError::File {
             step: "open",
             path: to.state.clone(),
@@ -56,7 +48,7 @@ impl Machine {
 
         let (memory_path, state_path) = (to.memory.clone(), to.state.clone());
         let saved = tokio::task::spawn_blocking(move || {
-            let file = create(&memory_path)?;
+            let file = memory::create(&memory_path)?;
             let failed = |step, path: &Path| {
                 let path = path.to_owned();
                 move |source| VmmError::File { step, path, source }
@@ -76,21 +68,4 @@ impl Machine {
             })
         })
     }
-}
-
-/// Makes a file that only its owner may write, and nobody through it once it is closed.
-fn create(path: &Path) -> Result<OwnedFd, VmmError> {
-    // Readable for a VMM that opens a clone's memory by itself; who may come near is up to the folder.
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o444)
-        .open(path);
-    file.map(OwnedFd::from).map_err(|source| VmmError::File {
-        step: "create",
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -2,18 +2,18 @@
 
 use super::{COMMAND, Machine, SOCKET, short};
 use crate::{
-    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
+    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError, memory,
+    process::Process,
     qemu::{
         Host,
         command_line::{self, Begin, Fd},
-        memory,
-        process::{Process, Tail},
         qmp::{
             Client,
             commands::{Capabilities, MIGRATION_CAPABILITIES, MigrateIncoming, SetCapabilities},
         },
         version::READONLY_MEMORY,
     },
+    tail::Tail,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::{
@@ -211,11 +211,10 @@ impl Machine {
         let console = Tail::new(64 * 1024);
         let reader = stderr.follow(parts.stderr);
         drop(console.follow(parts.console));
-        let process =
-            Process::watch(spawned.pid, spawned.pidfd, stderr, reader).map_err(|source| VmmError::Io {
-                step: "watching the process",
-                source,
-            })?;
+        let process = Process::watch(spawned, stderr, reader, || ()).map_err(|source| VmmError::Io {
+            step: "watching the process",
+            source,
+        })?;
         tracing::debug!(
             sandbox = identity.sandbox.as_str(),
             pid = process.pid(),

@@ -6,17 +6,27 @@
 //! A clone maps the snapshot privately. QEMU before 8.2 opens the file for writing even then, so there it gets a sealed
 //! memfd (nothing can write to it again) with the file's data; a later one opens the file itself, for reading.
 
+use crate::VmmError;
 use rustix::{
     fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, ftruncate, memfd_create, seek},
     io::{Errno, pread, pwrite},
 };
-use std::{io, ops::Range, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
+};
 
 const PAGE: usize = 4096;
 const CHUNK: usize = 1 << 20;
 
 /// Memory for a machine to boot on.
-pub(super) fn fresh(bytes: u64) -> io::Result<OwnedFd> {
+pub(crate) fn fresh(bytes: u64) -> io::Result<OwnedFd> {
     let fd = memfd_create("omnirun-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&fd, bytes)?;
     // A VMM that a guest took over could otherwise grow it without end.
@@ -25,14 +35,14 @@ pub(super) fn fresh(bytes: u64) -> io::Result<OwnedFd> {
 }
 
 /// A sealed copy of a file's data.
-pub(super) fn sealed(file: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn sealed(file: &OwnedFd) -> io::Result<OwnedFd> {
     let bytes = rustix::fs::fstat(file)?.st_size.unsigned_abs();
     let fd = memfd_create(
         "omnirun-snapshot",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
     )?;
     ftruncate(&fd, bytes)?;
-    for range in data(file, bytes) {
+    for range in data(file.as_fd(), bytes) {
         let mut range = range?;
         seek(&fd, SeekFrom::Start(range.start))?;
         while range.start < range.end {
@@ -59,7 +69,8 @@ pub(super) fn sealed(file: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// Copies what is not zero, page by page, into a new file of the same size.
-pub(super) fn save(memory: &OwnedFd, file: &OwnedFd) -> io::Result<()> {
+pub(crate) fn save(memory: impl AsFd, file: &OwnedFd) -> io::Result<()> {
+    let memory = memory.as_fd();
     let bytes = rustix::fs::fstat(memory)?.st_size.unsigned_abs();
     ftruncate(file, bytes)?;
     let mut buffer = vec![0u8; CHUNK];
@@ -103,8 +114,25 @@ fn save_pages(file: &OwnedFd, bytes: &[u8], at: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a file that only its owner may write, and nobody through it once it is closed.
+pub(crate) fn create(path: &Path) -> Result<OwnedFd, VmmError> {
+    // Readable for a VMM that opens a clone's memory by itself; who may come near is up to the folder.
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o444)
+        .open(path);
+    file.map(OwnedFd::from).map_err(|source| VmmError::File {
+        step: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The ranges of a sparse file that hold data.
-fn data(file: &OwnedFd, bytes: u64) -> impl Iterator<Item = io::Result<Range<u64>>> {
+fn data(file: BorrowedFd<'_>, bytes: u64) -> impl Iterator<Item = io::Result<Range<u64>>> {
     let mut at = 0;
     std::iter::from_fn(move || {
         if at >= bytes {
@@ -130,7 +158,6 @@ fn data(file: &OwnedFd, bytes: u64) -> impl Iterator<Item = io::Result<Range<u64
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::fs::File;
 
     fn read(fd: &OwnedFd, len: usize) -> Vec<u8> {
         let mut all = vec![0u8; len];

@@ -1,32 +1,35 @@
 //! The VMM process from its start to its end: one task waits for it and publishes how it ended.
 
-use crate::Exit;
-use omnirun_sys::host::ready::Readable;
+use crate::{Exit, VmmError, tail::Tail};
+use omnirun_sys::host::{ready::Readable, spawn::Spawned};
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use std::{
-    collections::VecDeque,
-    io,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 /// A process that dies with its handle.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     pid: u32,
     pidfd: Arc<OwnedFd>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Process {
-    /// Watches a process that was just started. `stderr` is what it says on its standard error.
-    pub(super) fn watch(pid: u32, pidfd: OwnedFd, stderr: Tail, reader: JoinHandle<()>) -> io::Result<Self> {
+    /// Watches a process that was just started. `stderr` is what it says on its standard error; `after` is done once it
+    /// is gone, before anybody hears of it.
+    pub(crate) fn watch(
+        spawned: Spawned,
+        stderr: Tail,
+        reader: JoinHandle<()>,
+        after: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let Spawned { pid, pidfd } = spawned;
         let pidfd = Arc::new(pidfd);
         let ready = Readable::new(Arc::clone(&pidfd))?;
         let (publish, exit) = watch::channel(None);
@@ -38,6 +41,7 @@ impl Process {
                 .flatten();
             // Its last words are in the pipe already; a child that holds the pipe open must not delay the news.
             let _ = tokio::time::timeout(Duration::from_millis(100), reader).await;
+            after();
             publish.send_replace(Some(Exit {
                 code: status.as_ref().and_then(|s| s.exit_status()),
                 signal: status.as_ref().and_then(|s| s.terminating_signal()),
@@ -47,17 +51,17 @@ impl Process {
         Ok(Self { pid, pidfd, exit })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Kills it. Idempotent: the descriptor names this process even after its number was given away.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
     /// Sets how large a file may become that it writes to, for good.
-    pub(super) fn limit_file_size(&self, bytes: u64) -> io::Result<()> {
+    pub(crate) fn limit_file_size(&self, bytes: u64) -> io::Result<()> {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
         // The number is its own until it is reaped; after that the call is for nobody or, when the number was given
         // away at once, for a process that we may not touch.
@@ -78,8 +82,51 @@ impl Process {
         Ok(())
     }
 
+    /// Its last words, once it has ended; nothing if it lives on and does not end within this time.
+    pub(crate) async fn ended_within(&self, time: Duration) -> Option<Exit> {
+        tokio::time::timeout(time, self.wait()).await.ok()
+    }
+
+    /// What an operation comes to whose VMM closed its control connection: one that lives on all the same is of no use
+    /// to anyone.
+    pub(crate) async fn gone(&self, step: &'static str) -> VmmError {
+        let exit = match self.ended_within(Duration::from_secs(1)).await {
+            Some(exit) => exit,
+            None => {
+                self.kill();
+                self.wait().await
+            }
+        };
+        VmmError::Gone {
+            step,
+            tail: exit.stderr_tail,
+        }
+    }
+
+    /// Its proportional and private memory in bytes.
+    pub(crate) fn memory(&self) -> Result<(u64, u64), VmmError> {
+        let path = PathBuf::from(format!("/proc/{}/smaps_rollup", self.pid));
+        let text = fs::read_to_string(&path).map_err(|source| VmmError::File {
+            step: "read",
+            path,
+            source,
+        })?;
+        let kib = |name: &str| -> u64 {
+            let lines = text
+                .lines()
+                .filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            lines
+                .filter_map(|v| v.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+                .sum()
+        };
+        Ok((
+            kib("Pss") << 10,
+            (kib("Private_Clean") + kib("Private_Dirty")) << 10,
+        ))
+    }
+
     /// Waits for its end. Cancel-safe.
-    pub(super) async fn wait(&self) -> Exit {
+    pub(crate) async fn wait(&self) -> Exit {
         let mut exit = self.exit.clone();
         match exit.wait_for(Option::is_some).await {
             Ok(exit) => exit.clone(),
@@ -101,7 +148,7 @@ impl Drop for Process {
 }
 
 /// Waits for the end of a process that is not our child.
-pub(super) async fn wait_foreign(pid: u32) -> io::Result<()> {
+pub(crate) async fn wait_foreign(pid: u32) -> io::Result<()> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(());
     };
@@ -109,67 +156,5 @@ pub(super) async fn wait_foreign(pid: u32) -> io::Result<()> {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
         Ok(pidfd) => Readable::new(Arc::new(pidfd))?.wait().await,
-    }
-}
-
-/// The last bytes of a stream that may never end. Shared between the reader and whoever asks.
-#[derive(Debug, Clone)]
-pub(super) struct Tail {
-    bytes: Arc<Mutex<VecDeque<u8>>>,
-    limit: usize,
-}
-
-impl Tail {
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            bytes: Arc::default(),
-            limit,
-        }
-    }
-
-    /// Takes what was read.
-    pub(super) fn push(&self, bytes: &[u8]) {
-        let bytes = &bytes[bytes.len().saturating_sub(self.limit)..];
-        let mut held = self.bytes.lock().unwrap_or_else(|e| e.into_inner());
-        let excess = (held.len() + bytes.len()).saturating_sub(self.limit);
-        held.drain(..excess);
-        held.extend(bytes);
-    }
-
-    /// As text that is safe to print: a guest writes here, and a terminal obeys control characters.
-    pub(super) fn text(&self) -> String {
-        let mut held = self.bytes.lock().unwrap_or_else(|e| e.into_inner());
-        let text = String::from_utf8_lossy(held.make_contiguous());
-        let printable = text
-            .trim_end()
-            .chars()
-            .filter(|c| *c == '\n' || *c == '\t' || !c.is_control());
-        printable.collect()
-    }
-
-    /// Reads a stream to its end. What is not kept is thrown away, so that its writer never has to wait.
-    pub(super) fn follow(&self, mut stream: impl AsyncRead + Unpin + Send + 'static) -> JoinHandle<()> {
-        let tail = self.clone();
-        tokio::spawn(async move {
-            let mut chunk = vec![0u8; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut chunk).await {
-                tail.push(&chunk[..count]);
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_tail_keeps_the_end_and_nothing_a_terminal_obeys() {
-        let tail = Tail::new(16);
-        let endless = [b"\x1b[2J".repeat(50_000).as_slice(), b"the\x07 very\r\n end\n"].concat();
-        tail.follow(std::io::Cursor::new(endless)).await.expect("read");
-        assert_eq!(tail.text(), "the very\n end");
-        tail.push(&[b'x'; 100]);
-        assert_eq!(tail.text(), "x".repeat(16));
     }
 }

@@ -1,0 +1,154 @@
+//! The calls that the driver makes, in Firecracker's words.
+
+use super::{ApiError, Client};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// For calls that do nothing slow. A host under load may be slow all the same.
+const COMMAND: Duration = Duration::from_secs(30);
+/// For what moves a whole machine.
+const MOVE: Duration = Duration::from_secs(120);
+
+/// `PUT /machine-config`
+#[derive(Debug, Serialize)]
+pub(crate) struct MachineConfig {
+    pub(crate) vcpu_count: u32,
+    pub(crate) mem_size_mib: u64,
+    pub(crate) smt: bool,
+    pub(crate) track_dirty_pages: bool,
+}
+
+/// `PUT /boot-source`
+#[derive(Debug, Serialize)]
+pub(crate) struct BootSource<'a> {
+    pub(crate) kernel_image_path: &'a str,
+    pub(crate) initrd_path: &'a str,
+    pub(crate) boot_args: &'a str,
+}
+
+/// `PUT /drives/ID`
+#[derive(Debug, Serialize)]
+pub(crate) struct Drive<'a> {
+    pub(crate) drive_id: &'a str,
+    pub(crate) path_on_host: &'a str,
+    pub(crate) is_root_device: bool,
+    pub(crate) is_read_only: bool,
+    /// `Unsafe`: a flush of the guest reaches the host's page cache, which outlives every process here.
+    pub(crate) cache_type: &'a str,
+}
+
+/// `PATCH /drives/ID`
+#[derive(Debug, Serialize)]
+struct DrivePath<'a> {
+    drive_id: &'a str,
+    path_on_host: &'a str,
+}
+
+/// `PUT /vsock`
+#[derive(Debug, Serialize)]
+pub(crate) struct Vsock<'a> {
+    pub(crate) guest_cid: u32,
+    pub(crate) uds_path: &'a str,
+}
+
+/// `PUT /entropy`
+#[derive(Debug, Serialize)]
+pub(crate) struct Entropy {}
+
+/// `PUT /actions`
+#[derive(Debug, Serialize)]
+#[serde(tag = "action_type")]
+pub(crate) enum Action {
+    InstanceStart,
+}
+
+/// `PATCH /vm`
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "state")]
+pub(crate) enum State {
+    Paused,
+    Resumed,
+}
+
+/// `PUT /snapshot/create`
+#[derive(Debug, Serialize)]
+pub(crate) struct Snapshot<'a> {
+    pub(crate) snapshot_type: &'a str,
+    pub(crate) snapshot_path: &'a str,
+    pub(crate) mem_file_path: &'a str,
+}
+
+/// `PUT /snapshot/load`
+#[derive(Debug, Serialize)]
+pub(crate) struct LoadSnapshot<'a> {
+    pub(crate) snapshot_path: &'a str,
+    pub(crate) mem_backend: MemoryBackend<'a>,
+    pub(crate) track_dirty_pages: bool,
+    pub(crate) resume_vm: bool,
+}
+
+/// Where a clone's memory comes from.
+#[derive(Debug, Serialize)]
+#[serde(tag = "backend_type", content = "backend_path")]
+pub(crate) enum MemoryBackend<'a> {
+    /// A file, mapped privately.
+    File(&'a str),
+}
+
+impl Client {
+    pub(crate) async fn machine_config(&self, config: &MachineConfig) -> Result<(), ApiError> {
+        self.put("/machine-config", config, COMMAND).await
+    }
+
+    pub(crate) async fn boot_source(&self, source: &BootSource<'_>) -> Result<(), ApiError> {
+        self.put("/boot-source", source, COMMAND).await
+    }
+
+    pub(crate) async fn drive(&self, drive: &Drive<'_>) -> Result<(), ApiError> {
+        self.put(&format!("/drives/{}", drive.drive_id), drive, COMMAND)
+            .await
+    }
+
+    /// Puts another file behind a drive.
+    pub(crate) async fn swap_drive(&self, drive_id: &str, path_on_host: &str) -> Result<(), ApiError> {
+        let body = DrivePath {
+            drive_id,
+            path_on_host,
+        };
+        self.patch(&format!("/drives/{drive_id}"), &body, COMMAND).await
+    }
+
+    pub(crate) async fn vsock(&self, vsock: &Vsock<'_>) -> Result<(), ApiError> {
+        self.put("/vsock", vsock, COMMAND).await
+    }
+
+    pub(crate) async fn entropy(&self, entropy: &Entropy) -> Result<(), ApiError> {
+        self.put("/entropy", entropy, COMMAND).await
+    }
+
+    pub(crate) async fn act(&self, action: &Action) -> Result<(), ApiError> {
+        self.put("/actions", action, MOVE).await
+    }
+
+    pub(crate) async fn set_state(&self, state: State) -> Result<(), ApiError> {
+        self.patch("/vm", &state, COMMAND).await
+    }
+
+    pub(crate) async fn create_snapshot(&self, snapshot: &Snapshot<'_>) -> Result<(), ApiError> {
+        self.put("/snapshot/create", snapshot, MOVE).await
+    }
+
+    pub(crate) async fn load_snapshot(&self, snapshot: &LoadSnapshot<'_>) -> Result<(), ApiError> {
+        self.put("/snapshot/load", snapshot, MOVE).await
+    }
+
+    /// The version of the process that answers.
+    pub(crate) async fn version(&self) -> Result<String, ApiError> {
+        #[derive(Deserialize)]
+        struct Version {
+            firecracker_version: String,
+        }
+        let answer: Version = self.get("/version", COMMAND).await?;
+        Ok(answer.firecracker_version)
+    }
+}

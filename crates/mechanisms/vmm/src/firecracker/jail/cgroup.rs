@@ -1,0 +1,221 @@
+//! Control groups: what a VM may use of the host, in force before its process has done anything.
+//!
+//! The group is made by the owner, `omnirun/ID` in the unified hierarchy, and the jailer moves itself into it. Where a
+//! controller is missing (a hybrid hierarchy, a container without a subtree of its own) the rest is still done, and
+//! the driver says in its facts what is not.
+
+use crate::{MachineSize, VmmError};
+use rustix::io::Errno;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The parent of all groups.
+const PARENT: &str = "omnirun";
+/// What is asked for.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// The VMM's own memory. Its published overhead is 5 MiB; a page cache of the files that it reads is charged to it too.
+const OVERHEAD: u64 = 128 << 20;
+/// Threads beside the virtual CPUs: main, API, and what the kernel starts for KVM.
+const THREADS: u32 = 16;
+/// The period of `cpu.max`, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// The unified hierarchy, with what of it can be used.
+#[derive(Debug, Clone)]
+pub(in crate::firecracker) struct Hierarchy {
+    root: PathBuf,
+    usable: Vec<&'static str>,
+}
+
+/// Where the unified hierarchy is mounted.
+fn mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(at))
+    })
+}
+
+fn here() -> Option<PathBuf> {
+    mount(&fs::read_to_string("/proc/mounts").unwrap_or_default())
+}
+
+impl Hierarchy {
+    /// Finds it and makes the parent of all groups; else says why there is none.
+    pub(in crate::firecracker) fn find() -> Result<Self, String> {
+        Self::at(here().ok_or("no unified hierarchy is mounted")?)
+    }
+
+    fn at(root: PathBuf) -> Result<Self, String> {
+        let parent = root.join(PARENT);
+        match fs::create_dir(&parent) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(format!("{}: {e}", parent.display())),
+        }
+        let mut usable = Vec::new();
+        for controller in CONTROLLERS {
+            // Refused where it is bound to another hierarchy or not delegated to us.
+            let enabled = [&root, &parent].into_iter().try_for_each(|folder| {
+                fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
+            });
+            match enabled {
+                Ok(()) => usable.push(controller),
+                Err(error) => tracing::debug!(controller, %error, "not available for VMs"),
+            }
+        }
+        Ok(Self { root, usable })
+    }
+
+    /// In words, for `doctor`.
+    pub(in crate::firecracker) fn words(&self) -> String {
+        let missing: Vec<&str> = CONTROLLERS
+            .into_iter()
+            .filter(|c| !self.usable.contains(c))
+            .collect();
+        match (self.usable.is_empty(), missing.is_empty()) {
+            (_, true) => format!("a control group with limits ({})", self.usable.join(", ")),
+            (true, _) => format!("a control group without limits (no {})", missing.join(", ")),
+            (false, false) => format!(
+                "a control group with limits ({}; no {})",
+                self.usable.join(", "),
+                missing.join(", ")
+            ),
+        }
+    }
+
+    /// Makes the group of a VM, with limits for a machine of this size. `writes` is what it may write to files beside.
+    pub(in crate::firecracker) fn make(
+        &self,
+        id: &str,
+        size: MachineSize,
+        writes: u64,
+    ) -> Result<Group, VmmError> {
+        let path = self.root.join(PARENT).join(id);
+        let failed = |step, path: PathBuf| move |source| VmmError::File { step, path, source };
+        fs::create_dir(&path).map_err(failed("create", path.clone()))?;
+        let group = Group { path };
+        let memory = (size.memory_mib << 20) + OVERHEAD + writes;
+        let cpu = (u64::from(size.vcpus) + 1) * PERIOD;
+        let limits = [
+            ("memory", "memory.max", memory.to_string()),
+            ("memory", "memory.swap.max", "0".to_owned()),
+            ("cpu", "cpu.max", format!("{cpu} {PERIOD}")),
+            ("pids", "pids.max", (size.vcpus + THREADS).to_string()),
+        ];
+        for (controller, file, value) in limits {
+            if !self.usable.contains(&controller) {
+                continue;
+            }
+            let path = group.path.join(file);
+            match fs::write(&path, value) {
+                Ok(()) => {}
+                // A kernel without swap accounting.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && file == "memory.swap.max" => {}
+                Err(e) => {
+                    group.remove();
+                    return Err(failed("limit by", path)(e));
+                }
+            }
+        }
+        Ok(group)
+    }
+}
+
+/// The group of one VM.
+#[derive(Debug, Clone)]
+pub(in crate::firecracker) struct Group {
+    path: PathBuf,
+}
+
+impl Group {
+    /// As the jailer is told of it.
+    pub(in crate::firecracker) fn name(id: &str) -> String {
+        format!("{PARENT}/{id}")
+    }
+
+    /// Removes it, once nothing is in it any more.
+    pub(in crate::firecracker) fn remove(&self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a control group stays");
+        }
+    }
+}
+
+/// Removes what a dead owner left of a VM's group; says whether there was any. Its processes have ended.
+pub(in crate::firecracker) fn remove_left(id: &str) -> Result<bool, VmmError> {
+    let Some(root) = here() else {
+        return Ok(false);
+    };
+    let path = root.join(PARENT).join(id);
+    remove(&path).map_err(|source| VmmError::File {
+        step: "remove",
+        path,
+        source,
+    })
+}
+
+fn remove(path: &Path) -> io::Result<bool> {
+    match rustix::fs::rmdir(path) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::BUSY) => {
+            // What an escaped guest may have started beside the VMM.
+            fs::write(path.join("cgroup.kill"), "1")?;
+            rustix::fs::rmdir(path)?;
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_found_among_mounts() {
+        let hybrid =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(mount("tmpfs /tmp tmpfs rw 0 0\n"), None);
+        assert_eq!(mount("garbage"), None);
+    }
+
+    #[test]
+    fn limits_are_written_for_what_can_be_used_and_the_rest_is_said() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // A folder takes every write that a hierarchy would.
+        let all = Hierarchy::at(dir.path().to_owned()).expect("it is there");
+        assert_eq!(all.words(), "a control group with limits (memory, cpu, pids)");
+        let some = Hierarchy {
+            usable: vec!["pids"],
+            ..all.clone()
+        };
+        assert_eq!(some.words(), "a control group with limits (pids; no memory, cpu)");
+        let size = MachineSize {
+            vcpus: 2,
+            memory_mib: 256,
+        };
+        let read = |id: &str, file: &str| fs::read_to_string(dir.path().join("omnirun").join(id).join(file));
+        all.make("a", size, 0).expect("made");
+        assert_eq!(read("a", "memory.max").expect("written"), "402653184");
+        assert_eq!(read("a", "cpu.max").expect("written"), "300000 100000");
+        assert_eq!(read("a", "pids.max").expect("written"), "18");
+        some.make("b", size, 0).expect("made");
+        assert!(read("b", "memory.max").is_err() && read("b", "pids.max").is_ok());
+        // One that is there is somebody's.
+        assert!(all.make("a", size, 0).is_err());
+    }
+
+    #[test]
+    fn a_group_goes_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("group");
+        fs::create_dir(&path).expect("made");
+        assert!(remove(&path).expect("removed"));
+        assert!(!remove(&path).expect("nothing"));
+    }
+}

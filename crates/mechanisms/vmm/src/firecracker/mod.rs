@@ -1,0 +1,174 @@
+//! The driver for Firecracker, under its jailer.
+//!
+//! ```text
+//!   version   which Firecracker is there, and whether it may be used
+//!   jail      folder, command line, control group
+//!   api       the calls over its Unix socket
+//!   seccomp   whether a process filters its system calls
+//!   trial     a jailed start without a machine
+//!   vm        one machine
+//! ```
+//!
+//! A clone is made so: the owner builds an empty jail in the VM's run folder and starts the jailer, as the first process
+//! of a pid namespace, in empty network and IPC namespaces and in a mount namespace in which the snapshot's files are
+//! mounted read-only in the jail. The jailer joins the control group, pivots into the jail, becomes the VM's own user and
+//! turns into Firecracker, so that one pidfd names all of it from its birth to its end, and a signal to it ends all of
+//! it. The API's socket is waited for by its name; then one call loads the snapshot. Firecracker opens the memory
+//! read-only and maps it privately: clones share the host's page cache.
+//!
+//! What a restored machine finds again by name are its disks and its sockets, and in every jail they have the same.
+
+mod api;
+mod jail;
+mod seccomp;
+mod trial;
+mod version;
+mod vm;
+
+use crate::{BootSpec, CloneSpec, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange};
+use async_trait::async_trait;
+use jail::cgroup::{self, Hierarchy};
+use rustix::thread::{CapabilitySet, capabilities};
+use std::{fs::File, os::fd::OwnedFd, path::Path, sync::Arc};
+use version::Programs;
+
+/// Whether `firecracker` and `jailer` are there, of whatever version: named by `FIRECRACKER_BIN` and `JAILER_BIN`, in
+/// the folder in which `omnirun setup` installs them, or on the search path.
+pub fn is_there(installed: Option<&Path>) -> bool {
+    version::are_there(installed)
+}
+
+/// How a sandbox's jailer and Firecracker are known among all processes.
+pub(crate) fn mark(sandbox: &str) -> reap::Mark {
+    reap::Mark {
+        // In its jail the program is at the root.
+        program: |name| {
+            name == b"jailer"
+                || name
+                    .strip_prefix(b"/")
+                    .is_some_and(|n| !n.is_empty() && !n.contains(&b'/'))
+        },
+        words: ["--id".into(), jail::name(sandbox)],
+    }
+}
+
+/// Removes a sandbox's control group, if it is there. Its processes have ended.
+pub(crate) fn remove_cgroup(sandbox: &str) -> Result<bool, VmmError> {
+    cgroup::remove_left(&jail::name(sandbox))
+}
+
+/// Firecracker on this host.
+#[derive(Debug)]
+pub struct Firecracker {
+    host: Arc<Host>,
+    facts: VmmFacts,
+}
+
+/// What all machines of a driver have in common.
+#[derive(Debug)]
+struct Host {
+    programs: Programs,
+    /// What the jailer calls the program.
+    name: String,
+    uids: UidRange,
+    /// The control groups; or why there are none.
+    cgroups: Result<Hierarchy, String>,
+    /// Whether limits of a process of another user may be changed: root of a container may lack the capability.
+    may_limit: bool,
+}
+
+impl Firecracker {
+    /// Finds Firecracker and its jailer, and starts a jail to see that it works. Does not look whether KVM runs stock
+    /// kernels: that is [`crate::detect`]'s. Takes tens of milliseconds; once per process.
+    pub async fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
+        let installed = installed.map(Path::to_owned);
+        let found = tokio::task::spawn_blocking(move || Host::find(installed.as_deref())).await;
+        let host = Arc::new(found.unwrap_or_else(|e| {
+            Err(VmmError::Io {
+                step: "looking for Firecracker",
+                source: std::io::Error::other(e),
+            })
+        })?);
+        let has_filter = trial::run(&host).await?;
+        let filtered = has_filter && (host.programs.filter.is_some() || !host.programs.is_gnu);
+        let facts = VmmFacts {
+            driver: "firecracker",
+            version: host.programs.release.to_string(),
+            accelerator: "kvm",
+            cpu: accel::host_cpu(),
+            confinement: host.words(filtered),
+        };
+        Ok(Self { host, facts })
+    }
+}
+
+impl Host {
+    fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
+        let unfit = |reason: &str| VmmError::Unfit {
+            driver: "Firecracker",
+            reason: reason.to_owned(),
+        };
+        let programs = Programs::find(installed)?;
+        if !rustix::process::geteuid().is_root() {
+            return Err(unfit("its jailer has to be started by root"));
+        }
+        let uids =
+            UidRange::here().ok_or_else(|| unfit("there are no user ids for VMs in this container"))?;
+        let name = programs
+            .name()
+            .ok_or_else(|| unfit("its program's name is not UTF-8"))?
+            .to_owned();
+        Ok(Self {
+            name,
+            uids,
+            cgroups: Hierarchy::find(),
+            may_limit: capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE)),
+            programs,
+        })
+    }
+
+    /// How its processes are confined, in words for `doctor`.
+    fn words(&self, filtered: bool) -> String {
+        let cgroup = match &self.cgroups {
+            Ok(hierarchy) => hierarchy.words(),
+            Err(why) => format!("no control group ({why})"),
+        };
+        let seccomp = match (filtered, &self.programs.filter) {
+            (true, Some(_)) => "seccomp by the filter beside the program",
+            (true, None) => "seccomp",
+            (false, _) => "seccomp off (a build for the gnu target filters nothing by itself)",
+        };
+        format!(
+            "a uid of its own per VM, chroot, empty network, IPC and pid namespaces, {seccomp}, no new privileges, \
+             limits, {cgroup}"
+        )
+    }
+}
+
+#[async_trait]
+impl Vmm for Firecracker {
+    fn facts(&self) -> &VmmFacts {
+        &self.facts
+    }
+
+    async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError> {
+        Ok(Box::new(vm::Machine::boot(&self.host, spec).await?))
+    }
+
+    async fn open_memory(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError> {
+        let file = File::open(memory).map_err(|source| VmmError::File {
+            step: "open",
+            path: memory.to_owned(),
+            source,
+        })?;
+        Ok(Arc::new(file.into()))
+    }
+
+    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
+        Ok(Box::new(vm::Machine::restore(&self.host, spec).await?))
+    }
+
+    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
+        reap::reap(identity).await
+    }
+}

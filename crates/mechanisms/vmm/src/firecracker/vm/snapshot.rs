@@ -1,0 +1,69 @@
+//! From a paused machine to files.
+//!
+//! Firecracker writes into its jail, every page whether it is zero or not. The owner copies what is not zero into files
+//! of its own: they are sparse, and no process that a guest may have taken over still has one of them open.
+
+use super::Machine;
+use crate::{DeviceState, VmmError, firecracker::api::Snapshot, memory};
+use rustix::fs::{fstat, fsync};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+/// Names in the jail, for as long as it takes.
+const MEMORY: &str = "snapshot.memory";
+const STATE: &str = "snapshot.state";
+/// Device states are tens of kilobytes.
+const MAX_STATE: u64 = 16 << 20;
+
+impl Machine {
+    /// See [`Vm::snapshot`](crate::Vm::snapshot).
+    pub(super) async fn save(&self, to: &DeviceState) -> Result<(), VmmError> {
+        let step = "snapshot";
+        let theirs = [self.jail.writable(MEMORY, 0)?, self.jail.writable(STATE, 0)?];
+        let snapshot = Snapshot {
+            snapshot_type: "Full",
+            snapshot_path: &format!("/{STATE}"),
+            mem_file_path: &format!("/{MEMORY}"),
+        };
+        let taken = self.api.create_snapshot(&snapshot).await;
+        // Their bytes live on in our descriptors.
+        let removed = self.jail.remove(MEMORY).and(self.jail.remove(STATE));
+        self.asked(step, taken).await?;
+        removed?;
+        let [their_memory, their_state] = theirs;
+        let bytes = self.size.memory_mib << 20;
+        for (file, good) in [(&their_memory, bytes..=bytes), (&their_state, 1..=MAX_STATE)] {
+            let stat = fstat(file).map_err(|e| VmmError::Io {
+                step,
+                source: e.into(),
+            })?;
+            if !good.contains(&stat.st_size.unsigned_abs()) {
+                let source = io::Error::other(format!("a file of it has {} bytes", stat.st_size));
+                return Err(VmmError::Io { step, source });
+            }
+        }
+        let copies = [(their_memory, to.memory.clone()), (their_state, to.state.clone())];
+        let copied = tokio::task::spawn_blocking(move || copies.into_iter().try_for_each(copy));
+        copied.await.unwrap_or_else(|e| {
+            Err(VmmError::Io {
+                step,
+                source: io::Error::other(e),
+            })
+        })
+    }
+}
+
+fn copy((from, path): (OwnedFd, PathBuf)) -> Result<(), VmmError> {
+    let failed = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| VmmError::File { step, path, source }
+    };
+    let file = memory::create(&path)?;
+    memory::save(&from, &file).map_err(failed("write", &path))?;
+    fsync(&file)
+        .map_err(io::Error::from)
+        .map_err(failed("fsync", &path))
+}

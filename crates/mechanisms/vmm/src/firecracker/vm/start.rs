@@ -1,0 +1,339 @@
+//! From files to a machine.
+
+use super::{
+    AGENT_CID, BASE, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES,
+    SESSION_DRIVE, STATE,
+};
+use crate::{
+    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
+    firecracker::{
+        Host,
+        api::{
+            Action, ApiError, BootSource, Client, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend,
+            Vsock,
+        },
+        jail::{
+            self, Jail,
+            cgroup::Group,
+            command_line::{self, AGENT, FILTER, Line, RUN},
+        },
+    },
+    process::Process,
+    tail::Tail,
+};
+use omnirun_sys::host::{
+    ready::Readable,
+    spawn::{CORE, NEW_IPC, NEW_NETWORK, NEW_PID, Spawn, spawn},
+};
+use rustix::fs::inotify;
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::net::{UnixStream, unix::pipe};
+
+/// From the jailer's start to Firecracker's API: 5 ms; nested, under emulation and load seconds.
+const READY: Duration = Duration::from_secs(30);
+/// Between two attempts at a socket that has its name and does not listen yet, which takes microseconds.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A machine that is about to be started.
+pub(in crate::firecracker) struct Plan {
+    identity: VmIdentity,
+    size: MachineSize,
+    /// What it may write to files of its jail.
+    writes: u64,
+    jail: Jail,
+}
+
+impl Plan {
+    /// An empty jail.
+    pub(in crate::firecracker) fn new(
+        host: &Host,
+        identity: VmIdentity,
+        size: MachineSize,
+        writes: u64,
+    ) -> Result<Self, VmmError> {
+        let sandbox = identity.sandbox.as_str();
+        let mut jail = Jail::make(
+            &identity,
+            &host.name,
+            &jail::name(sandbox),
+            host.uids.pick(sandbox),
+        )?;
+        if let Some(filter) = &host.programs.filter {
+            jail.show(FILTER, open(filter)?.as_fd())?;
+        }
+        Ok(Self {
+            identity,
+            size,
+            writes,
+            jail,
+        })
+    }
+
+    fn show(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), VmmError> {
+        self.jail.show(name, file)
+    }
+
+    /// Starts the process and waits for its API.
+    pub(in crate::firecracker) async fn start(self, host: &Arc<Host>) -> Result<Machine, VmmError> {
+        let Self {
+            identity,
+            size,
+            writes,
+            mut jail,
+        } = self;
+        let io = |step| move |source| VmmError::Io { step, source };
+        let (log, log_theirs) = jail.log()?;
+        let (console, console_theirs) = io::pipe().map_err(io("making a pipe"))?;
+        rustix::io::ioctl_fionbio(&console, true).map_err(|e| io("making a pipe")(e.into()))?;
+        let null = File::open("/dev/null").map_err(io("opening /dev/null"))?;
+        // Before there is anything to be seen.
+        let sockets = Arrivals::watch(&jail).map_err(io("watching for the API's socket"))?;
+
+        let id = jail::name(identity.sandbox.as_str());
+        let args = arguments(host, &identity, &id, writes)?;
+        let program =
+            CString::new(host.programs.jailer.as_os_str().as_bytes()).map_err(|e| invalid(host, e))?;
+        let group = match &host.cgroups {
+            Ok(hierarchy) => Some(hierarchy.make(&id, size, writes)?),
+            Err(_) => None,
+        };
+        let spawned = spawn(&Spawn {
+            program: &program,
+            args: &args,
+            fds: &[null.as_fd(), console_theirs.as_fd(), log_theirs.as_fd()],
+            limits: &[(CORE, 0, 0)],
+            oom_score_adj: Some("500"),
+            user_namespace: None,
+            unshare: NEW_NETWORK | NEW_IPC | NEW_PID,
+            mounts: &jail.mounts(),
+            credentials: None,
+            landlock: None,
+        });
+        let spawned = spawned.map_err(|e| {
+            if let Some(group) = &group {
+                group.remove();
+            }
+            VmmError::Spawn {
+                program: host.programs.jailer.display().to_string(),
+                source: io::Error::new(e.source.kind(), format!("{e}: {}", e.source)),
+            }
+        })?;
+        jail.started();
+        drop((console_theirs, log_theirs));
+
+        let (said, screen) = (Tail::new(8 * 1024), Tail::new(64 * 1024));
+        let receiver =
+            |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(io("reading from the process"));
+        let reader = said.follow(receiver(log)?);
+        drop(screen.follow(receiver(console.into())?));
+        let after = move || {
+            if let Some(group) = group {
+                group.remove();
+            }
+        };
+        let process = Process::watch(spawned, said, reader, after).map_err(io("watching the process"))?;
+        tracing::debug!(
+            sandbox = identity.sandbox.as_str(),
+            pid = process.pid(),
+            "Firecracker's jailer started"
+        );
+        let api = connect(&jail, &process, &sockets).await?;
+        Ok(Machine {
+            process,
+            api,
+            jail,
+            identity,
+            size,
+            may_limit: host.may_limit,
+            booted: false,
+            channel: Mutex::new(None),
+            console: screen,
+        })
+    }
+}
+
+fn invalid(host: &Host, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> VmmError {
+    VmmError::Spawn {
+        program: host.programs.jailer.display().to_string(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, error),
+    }
+}
+
+fn arguments(host: &Host, identity: &VmIdentity, id: &str, writes: u64) -> Result<Vec<CString>, VmmError> {
+    let text = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| invalid(host, format!("{} is not UTF-8", path.display())))
+    };
+    let run_dir = std::path::absolute(&identity.run_dir).map_err(|e| invalid(host, e))?;
+    let line = Line {
+        id,
+        program: &text(&host.programs.firecracker)?,
+        run_dir: &text(&run_dir)?,
+        uid: host.uids.pick(identity.sandbox.as_str()),
+        cgroup: host.cgroups.is_ok().then(|| Group::name(id)),
+        file_size: host.may_limit.then_some(writes),
+        filter: host.programs.filter.is_some(),
+    };
+    command_line::as_c(line.build()).ok_or_else(|| invalid(host, "a path has a NUL byte in it"))
+}
+
+/// News of names in the folder of sockets.
+struct Arrivals(Readable);
+
+impl Arrivals {
+    fn watch(jail: &Jail) -> io::Result<Self> {
+        let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&news, jail::path_of(&jail.run()), inotify::WatchFlags::CREATE)?;
+        Ok(Self(Readable::new(Arc::new(news))?))
+    }
+}
+
+async fn connect(jail: &Jail, process: &Process, news: &Arrivals) -> Result<Client, VmmError> {
+    let step = "starting Firecracker";
+    let attempts = async {
+        let _ = news.0.wait().await;
+        loop {
+            let stream = match jail.api_socket() {
+                Ok(socket) => UnixStream::connect(jail::path_of(&socket)).await,
+                Err(error) => Err(error),
+            };
+            match stream {
+                Ok(stream) => return Ok(stream),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                    ) =>
+                {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(source) => return Err(VmmError::Io { step, source }),
+            }
+        }
+    };
+    let stream = tokio::select! {
+        // Both only wait: whichever is dropped has changed nothing.
+        stream = tokio::time::timeout(READY, attempts) => match stream {
+            Ok(stream) => stream?,
+            Err(_) => return Err(VmmError::Timeout { step, seconds: READY.as_secs() }),
+        },
+        exit = process.wait() => return Err(VmmError::Gone { step, tail: exit.stderr_tail }),
+    };
+    match Client::new(stream).await {
+        Ok(client) => Ok(client),
+        Err(error) => Err(error.during(step, process).await),
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, VmmError> {
+    let file = File::open(path).map_err(|source| VmmError::File {
+        step: "open",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(file.into())
+}
+
+impl Machine {
+    /// Boots one.
+    pub(in crate::firecracker) async fn boot(host: &Arc<Host>, spec: BootSpec) -> Result<Self, VmmError> {
+        // A snapshot of its memory, and little else.
+        let writes = (spec.size.memory_mib << 20) + (64 << 20);
+        let mut plan = Plan::new(host, spec.identity, spec.size, writes)?;
+        for (name, path) in [
+            (KERNEL, &spec.vmlinux),
+            (INITRAMFS, &spec.initramfs),
+            (BASE, &spec.base),
+        ] {
+            plan.show(name, open(path)?.as_fd())?;
+        }
+        drop(plan.jail.writable(PLACEHOLDER, PLACEHOLDER_BYTES)?);
+        let mut machine = plan.start(host).await?;
+        machine.booted = true;
+        let boot_args = command_line::kernel(&spec.cmdline);
+        machine.configure(spec.size, &boot_args).await?;
+        Ok(machine)
+    }
+
+    async fn configure(&self, size: MachineSize, boot_args: &str) -> Result<(), VmmError> {
+        let api = &self.api;
+        let inside = |name: &str| format!("/{name}");
+        let config = MachineConfig {
+            vcpu_count: size.vcpus,
+            mem_size_mib: size.memory_mib,
+            smt: false,
+            track_dirty_pages: false,
+        };
+        self.asked("machine-config", api.machine_config(&config).await)
+            .await?;
+        let source = BootSource {
+            kernel_image_path: &inside(KERNEL),
+            initrd_path: &inside(INITRAMFS),
+            boot_args,
+        };
+        self.asked("boot-source", api.boot_source(&source).await).await?;
+        // In the order in which the guest is to see them.
+        for (drive_id, file, is_read_only) in [(FIRST_DISK, BASE, true), (SESSION_DRIVE, PLACEHOLDER, false)]
+        {
+            let drive = Drive {
+                drive_id,
+                path_on_host: &inside(file),
+                is_root_device: false,
+                is_read_only,
+                cache_type: "Unsafe",
+            };
+            self.asked("drives", api.drive(&drive).await).await?;
+        }
+        let vsock = Vsock {
+            guest_cid: AGENT_CID,
+            uds_path: &format!("/{RUN}/{AGENT}"),
+        };
+        self.asked("vsock", api.vsock(&vsock).await).await?;
+        self.asked("entropy", api.entropy(&Entropy {}).await).await?;
+        self.asked("InstanceStart", api.act(&Action::InstanceStart).await)
+            .await
+    }
+
+    /// Makes a clone, paused.
+    pub(in crate::firecracker) async fn restore(host: &Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
+        let mut plan = Plan::new(host, spec.identity, spec.size, PLACEHOLDER_BYTES)?;
+        plan.show(BASE, open(&spec.base)?.as_fd())?;
+        plan.show(MEMORY, spec.memory.as_fd())?;
+        plan.show(STATE, spec.state.as_fd())?;
+        drop(plan.jail.writable(PLACEHOLDER, PLACEHOLDER_BYTES)?);
+        let machine = plan.start(host).await?;
+        let load = LoadSnapshot {
+            snapshot_path: &format!("/{STATE}"),
+            mem_backend: MemoryBackend::File(&format!("/{MEMORY}")),
+            track_dirty_pages: false,
+            resume_vm: false,
+        };
+        machine
+            .asked("loading the snapshot", machine.api.load_snapshot(&load).await)
+            .await?;
+        Ok(machine)
+    }
+
+    pub(super) async fn asked<T>(
+        &self,
+        step: &'static str,
+        answer: Result<T, ApiError>,
+    ) -> Result<T, VmmError> {
+        match answer {
+            Ok(value) => Ok(value),
+            Err(error) => Err(error.during(step, &self.process).await),
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The driver with the real Firecracker, the real jailer and a guest of a few bytes.
+//!
+//! The programs are those of `FIRECRACKER_BIN` and `JAILER_BIN`, else the ones on PATH; without them, or without
+//! `/dev/kvm`, or as another user than root, a test says that it is skipped. A KVM that runs no stock kernel is enough.
+
+mod tiny;
+
+use omnirun_ids::SandboxId;
+use omnirun_vmm::{
+    AttachDisk, CloneSpec, DeviceState, Vmm, VmmError,
+    firecracker::{self, Firecracker},
+};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tiny::{Bench, SIZE, alive, until};
+
+/// The driver; `None`, with a word, where it cannot be.
+async fn driver() -> Option<Firecracker> {
+    let lacks = if !firecracker::is_there(None) {
+        "there is no firecracker or jailer (FIRECRACKER_BIN, JAILER_BIN, PATH)"
+    } else if !Path::new("/dev/kvm").exists() {
+        "there is no /dev/kvm"
+    } else if !rustix::process::geteuid().is_root() {
+        "only root builds jails"
+    } else {
+        return Some(Firecracker::find(None).await.expect("Firecracker"));
+    };
+    eprintln!("SKIPPED: {lacks}");
+    None
+}
+
+fn bench() -> Bench {
+    let bench = Bench::new();
+    // Whoever owns a run folder keeps others out of it.
+    fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o700)).expect("ours");
+    bench
+}
+
+/// Boots the guest, waits until it runs, and takes its snapshot.
+async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> (Arc<OwnedFd>, Arc<OwnedFd>) {
+    let vm = vmm
+        .start(bench.boot(bench.identity("boot")))
+        .await
+        .expect("it boots");
+    until("the guest has booted", || vm.console_tail().contains("B.")).await;
+    vm.pause().await.expect("it pauses");
+    let to = DeviceState {
+        memory: bench.path("memory"),
+        state: bench.path("state"),
+    };
+    vm.snapshot(&to).await.expect("it is snapshot");
+    let memory = fs::metadata(&to.memory).expect("the memory");
+    assert_eq!(memory.len(), SIZE.memory_mib << 20);
+    assert_eq!((memory.uid(), memory.mode() & 0o777), (0, 0o444));
+    assert!(
+        memory.blocks() * 512 < memory.len() / 2,
+        "what is zero takes no room"
+    );
+    vm.kill();
+    vm.wait().await;
+    let memory = vmm.open_memory(&to.memory).await.expect("the memory opens");
+    (memory, Arc::new(File::open(&to.state).expect("the state").into()))
+}
+
+fn clone(bench: &Bench, (memory, state): &(Arc<OwnedFd>, Arc<OwnedFd>)) -> CloneSpec {
+    CloneSpec {
+        identity: bench.identity("clone"),
+        base: bench.path("base"),
+        size: SIZE,
+        memory: Arc::clone(memory),
+        state: Arc::clone(state),
+    }
+}
+
+fn status(pid: u32, task: &str, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/{task}/status")).expect("its status");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(str::trim));
+    line.unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+    let digest = || fs::read(bench.path("memory")).expect("the memory");
+    let touched = || {
+        let seen = fs::metadata(bench.path("memory")).expect("the memory");
+        (seen.ctime(), seen.ctime_nsec(), seen.mtime(), seen.nlink())
+    };
+    let before = (digest(), touched());
+
+    let mut clones = Vec::new();
+    for _ in 0..3 {
+        let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+        assert_eq!(vm.console_tail(), "", "nothing runs before it is resumed");
+        clones.push(vm);
+    }
+    for vm in &clones {
+        vm.resume().await.expect("it resumes");
+    }
+    for vm in &clones {
+        until("the clone runs", || vm.console_tail().contains("...")).await;
+        assert!(!vm.console_tail().contains('B'), "it was not booted again");
+    }
+    let uids: BTreeSet<String> = clones.iter().map(|vm| status(vm.pid(), "", "Uid")).collect();
+    assert_eq!(uids.len(), 3, "{uids:?}");
+
+    // Paused, it stands still; what it has written comes out first.
+    let vm = &*clones[0];
+    vm.pause().await.expect("it pauses");
+    let written = vm.console_tail().len();
+    vm.resume().await.expect("it goes on");
+    until("it runs again", || vm.console_tail().len() > written).await;
+    let (pss, private) = vm.memory().expect("its memory");
+    assert!(pss > 0 && private > 0);
+
+    // Its end is seen at once, and is the same whoever asks.
+    let started = Instant::now();
+    vm.kill();
+    let exit = vm.wait().await;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(exit.signal, Some(9));
+    vm.kill();
+    assert_eq!(vm.wait().await, exit);
+    assert!(!alive(vm.pid()), "it is reaped");
+    let after = vm.resume().await.expect_err("it is gone");
+    assert!(
+        matches!(after, VmmError::Gone { step: "resume", .. }),
+        "{after:?}"
+    );
+
+    assert!(alive(clones[1].pid()));
+    let pids: Vec<u32> = clones.iter().map(|vm| vm.pid()).collect();
+    drop(clones);
+    until("dropped machines are gone", || {
+        !pids.iter().any(|pid| alive(*pid))
+    })
+    .await;
+    assert!(before == (digest(), touched()), "no clone touches the snapshot");
+}
+
+#[tokio::test]
+async fn a_jail_has_only_what_its_machine_needs() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+    let spec = clone(&bench, &files);
+    let sandbox = spec.identity.sandbox.clone();
+    let vm = vmm.restore(spec).await.expect("a clone");
+    vm.resume().await.expect("it resumes");
+    let pid = vm.pid();
+    assert_eq!(
+        has_control_group(&sandbox),
+        !vmm.facts().confinement.contains("no control group")
+    );
+
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("its threads")
+        .flatten()
+    {
+        let task = format!("task/{}", task.file_name().to_string_lossy());
+        for caps in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(pid, &task, caps), "0000000000000000", "{caps}");
+        }
+        assert_eq!(status(pid, &task, "NoNewPrivs"), "1");
+        // Also where it lets everything through, as the facts say of a build for the gnu target.
+        assert_eq!(status(pid, &task, "Seccomp"), "2", "{}", vmm.facts().confinement);
+    }
+    assert!(
+        status(pid, "", "NSpid").ends_with("\t1"),
+        "the first of its namespace"
+    );
+    for kind in ["mnt", "net", "ipc", "pid"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
+        assert_ne!(of("self"), of(&pid.to_string()), "{kind}");
+    }
+    assert!(fs::read(format!("/proc/{pid}/environ")).expect("ours").is_empty());
+    let groups = status(pid, "", "Groups");
+    assert!(groups.split_whitespace().all(|g| g == "0"), "{groups}");
+
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let mut seen = BTreeSet::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the jail").flatten() {
+            let kind = entry.file_type().expect("its kind");
+            let path = entry.path();
+            if kind.is_dir() {
+                folders.push(path.clone());
+            }
+            let letter = match kind {
+                k if k.is_dir() => 'd',
+                k if k.is_socket() => 's',
+                k if k.is_fifo() => 'p',
+                k if k.is_char_device() => 'c',
+                k if k.is_file() => 'f',
+                _ => '?',
+            };
+            let name = path.strip_prefix(&root).expect("inside").display().to_string();
+            seen.insert(format!("{letter} {name}"));
+        }
+    }
+    // What this kernel may lack, or this build not need.
+    let optional = ["c dev/userfaultfd", "f seccomp.bpf"];
+    seen.retain(|name| !optional.contains(&name.as_str()));
+    let expected = [
+        "c dev/kvm",
+        "c dev/net/tun",
+        "c dev/urandom",
+        "d dev",
+        "d dev/net",
+        "d run",
+        "f base",
+        "f firecracker",
+        "f firecracker.pid",
+        "f memory",
+        "f placeholder",
+        "f state",
+        "p log",
+        "s run/agent.sock",
+        "s run/api.sock",
+    ];
+    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+    let mut at = Vec::new();
+    for line in mounts.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if fields[4] != "/" {
+            assert!(fields[5].split(',').any(|o| o == "ro"), "{line}");
+        }
+        at.push(fields[4]);
+    }
+    at.retain(|at| *at != "/seccomp.bpf");
+    at.sort_unstable();
+    assert_eq!(at, ["/", "/base", "/memory", "/state"]);
+    let ours = fs::read_to_string("/proc/self/mountinfo").expect("our mounts");
+    assert!(!ours.contains("/root/base"), "nothing is mounted on the host");
+
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+    let limit = |name: &str| {
+        let line = limits
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .take(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(limit("Max open files"), ["1024", "1024"]);
+    assert_eq!(limit("Max core file size"), ["0", "0"]);
+    vm.kill();
+    vm.wait().await;
+    assert!(!has_control_group(&sandbox), "it goes with the process");
+}
+
+#[tokio::test]
+async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+    for running in [false, true] {
+        let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+        if running {
+            vm.resume().await.expect("it resumes");
+        }
+        let bytes = 64 << 20;
+        // Once with a name, once without one.
+        let file = if running {
+            File::create_new(bench.path("disk")).expect("a disk")
+        } else {
+            tempfile::tempfile_in(bench.dir.path()).expect("a disk")
+        };
+        file.set_len(bytes).expect("sized");
+        let disk = AttachDisk {
+            file: file.into(),
+            bytes,
+        };
+        vm.attach_disk(disk).await.expect("it is attached");
+        let more = tempfile::tempfile_in(bench.dir.path()).expect("a disk");
+        let refused = vm
+            .attach_disk(AttachDisk {
+                file: more.into(),
+                bytes,
+            })
+            .await;
+        assert!(matches!(refused, Err(VmmError::Refused { .. })), "{refused:?}");
+        vm.kill();
+        vm.wait().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lost_its_name_is_still_cloned_and_a_clone_is_snapshot() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+    for name in ["memory", "state"] {
+        fs::remove_file(bench.path(name)).expect("removed");
+    }
+    let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+    let to = DeviceState {
+        memory: bench.path("memory"),
+        state: bench.path("state"),
+    };
+    vm.snapshot(&to).await.expect("it is paused");
+    let second = (
+        vmm.open_memory(&to.memory).await.expect("it opens"),
+        Arc::new(File::open(&to.state).expect("the state").into()),
+    );
+    let vm = vmm
+        .restore(clone(&bench, &second))
+        .await
+        .expect("a clone's clone");
+    vm.resume().await.expect("it resumes");
+    until("it runs", || vm.console_tail().contains("...")).await;
+}
+
+#[tokio::test]
+async fn what_a_dead_owner_left_is_ended_and_nothing_else() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let (left, other) = (bench.identity("left"), bench.identity("other"));
+    let vm = vmm.start(bench.boot(left.clone())).await.expect("it boots");
+    let bystander = vmm.start(bench.boot(other)).await.expect("it boots");
+    let ended = vmm.reap(&left).await.expect("reaped");
+    // Its owner lives here, and either of us removes the control group.
+    assert!(ended[0].contains(&vm.pid().to_string()), "{ended:?}");
+    assert_eq!(vm.wait().await.signal, Some(9));
+    assert!(!has_control_group(&left.sandbox));
+    assert!(vmm.reap(&left).await.expect("again").is_empty());
+    fs::remove_dir_all(&left.run_dir).expect("nothing is mounted in it");
+    assert!(alive(bystander.pid()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_said_and_leaves_no_process() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+
+    fs::write(bench.path("vmlinux"), b"not a kernel").expect("written");
+    let identity = bench.identity("nokernel");
+    let error = vmm
+        .start(bench.boot(identity.clone()))
+        .await
+        .map(drop)
+        .expect_err("no kernel");
+    assert!(matches!(error, VmmError::Refused { .. }), "{error:?}");
+    until("the process is gone", || {
+        !alive_named(&identity.sandbox.as_str().replace('_', "-"))
+    })
+    .await;
+
+    let state = fs::read(bench.path("state")).expect("the state");
+    let mut flipped = state.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("cut", state[..state.len() / 2].to_vec()),
+        ("garbage", vec![0xa5; 4096]),
+        ("flipped", flipped),
+    ] {
+        let path = bench.path(what);
+        fs::write(&path, bytes).expect("written");
+        let broken = (
+            Arc::clone(&files.0),
+            Arc::new(OwnedFd::from(File::open(&path).expect("opened"))),
+        );
+        let spec = clone(&bench, &broken);
+        let identity = spec.identity.clone();
+        let error = vmm.restore(spec).await.map(drop).expect_err(what);
+        assert!(
+            matches!(error, VmmError::Gone { .. } | VmmError::Refused { .. }),
+            "{what}: {error:?}"
+        );
+        until("the process is gone", || {
+            !alive_named(&identity.sandbox.as_str().replace('_', "-"))
+        })
+        .await;
+    }
+
+    let mut spec = clone(&bench, &files);
+    spec.base = bench.path("nothing");
+    let error = vmm.restore(spec).await.map(drop).expect_err("no base");
+    assert!(
+        matches!(&error, VmmError::File { step: "open", path, .. } if path.ends_with("nothing")),
+        "{error:?}"
+    );
+}
+
+fn has_control_group(sandbox: &SandboxId) -> bool {
+    let id = sandbox.as_str().replace('_', "-");
+    let mounts = fs::read_to_string("/proc/mounts").expect("our mounts");
+    let mut roots = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let at = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then_some(at)
+    });
+    roots.any(|root| Path::new(root).join("omnirun").join(&id).exists())
+}
+
+fn alive_named(id: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    processes.into_iter().any(|p| {
+        let line = fs::read(p.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&format!("--id\0{id}\0"))
+    })
+}
