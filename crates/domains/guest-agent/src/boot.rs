@@ -8,6 +8,7 @@ use crate::{
     sandbox::{GIVEN_UP, Sandbox},
     server::Agent,
     skeleton::Skeleton,
+    syncer::Syncer,
     template::Template,
     users::{self, User},
 };
@@ -77,6 +78,8 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     let user = template_user(&template)?;
     let names = Names::open(&user, &template).at("prepare the sandbox's own files")?;
     limit_processes().at("limit the sandbox's processes")?;
+    // Before there are namespaces: the sandbox is not to see it.
+    let syncer = Syncer::start(DISK).at("start the process that syncs the disk")?;
     let skeleton = Skeleton::build()?;
     limit_ourselves(&template)?;
     let machine = Machine {
@@ -87,7 +90,7 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     };
     let sandbox = Sandbox::new(skeleton, &template, user).at("prepare the sandbox")?;
     let port = Port::open().at("open the channel to the host")?;
-    Ok(Agent::new(machine, sandbox, port))
+    Ok(Agent::new(machine, sandbox, syncer, port))
 }
 
 fn mount_kernel_interfaces() -> Result<(), BootError> {

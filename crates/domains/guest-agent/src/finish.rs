@@ -4,19 +4,13 @@ use crate::{
     paths::{CGROUP, open},
     sandbox::Sandbox,
 };
-use omnirun_sys::guest::{
-    own,
-    spawn::{self, Child, Namespaces},
-};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
     io::Errno,
-    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use std::{
-    fs, io,
-    os::fd::AsFd,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -69,34 +63,4 @@ pub(crate) fn sync(sandbox: &Sandbox) -> Result<(), Errno> {
         Some(claimed) => rustix::fs::syncfs(&claimed.disk),
         None => Ok(()),
     }
-}
-
-/// The same in a process of its own, since a slow disk must not keep PID 1 from its other calls. It exits with 0 or with
-/// what the kernel said.
-///
-/// It syncs by our descriptor of the disk: only there does the kernel tell of a write that failed since the last time.
-/// Not in the sandbox's cgroup, where a fork bomb would keep it from being made.
-pub(crate) fn start_sync(sandbox: &Sandbox) -> io::Result<Child> {
-    if let Some(child) = spawn::fork(Namespaces::Ours, None)? {
-        return Ok(child);
-    }
-    let done = confine(sandbox).and_then(|()| Ok(rustix::fs::syncfs(rustix::stdio::stdin())?));
-    own::exit_now(
-        done.err()
-            .map_or(0, |e| e.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
-    )
-}
-
-/// In that process, which the sandbox's root can see: nothing is to be had there but the disk, as its stdin.
-fn confine(sandbox: &Sandbox) -> io::Result<()> {
-    if let Some(mounts) = sandbox.place().mounts {
-        move_into_link_name_space(mounts, Some(LinkNameSpaceType::Mount))?;
-    }
-    let disk = sandbox.claimed().map_or(sandbox.null(), |c| c.disk.as_fd());
-    rustix::stdio::dup2_stdin(disk)?;
-    own::close_from(1)?;
-    if sandbox.skeleton().is_some() {
-        own::give_up_capabilities()?;
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@
 //!     claim              session disk, overlay, environment, user                              [claim]
 //!     exec, bash         processes in the sandbox                                              [exec], [process], [bash]
 //!     files, tools       a copy of ourselves in the sandbox, as the user, one per call         [worker], [files]
-//!     end of a call      kill what is left, syncfs                                             [finish]
+//!     end of a call      kill what is left, syncfs                                             [finish], [syncer]
 //! ```
 //!
 //! # What boot finds
@@ -53,6 +53,7 @@ mod reply;
 mod sandbox;
 mod server;
 mod skeleton;
+mod syncer;
 mod tar_stream;
 mod template;
 mod users;

@@ -30,14 +30,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::reply::{Failure, complaint, done, outcome};
+use crate::reply::{Failure, complaint, outcome};
 
 /// How long a pipe that others hold open is listened to after the process is gone.
 const GRACE: Duration = Duration::from_millis(200);
 /// Read from a pipe at once.
 const PIECE: usize = 32 * 1024;
-/// How long a disk may take. Then the call is answered without it.
-const SYNC_TIME: Duration = Duration::from_secs(30);
 
 /// Waits until a child has ended; whether it did in time. For what is short, or killed: the loop stands still meanwhile.
 pub(crate) fn ends_within(child: &Child, limit: Duration) -> bool {
@@ -59,8 +57,6 @@ pub(crate) enum Purpose {
         finish: bool,
         sync: bool,
     },
-    /// [`finish::start_sync`](crate::finish::start_sync).
-    Sync,
 }
 
 /// A pipe that we read.
@@ -90,8 +86,6 @@ pub(crate) struct Process {
     pub(crate) error: Option<Source>,
     pub(crate) result: Option<OwnedFd>,
     result_bytes: Vec<u8>,
-    /// What a tool answered whose call waits for the disk.
-    answer: Option<ToolResult>,
     deadline: Option<Instant>,
     grace: Option<Instant>,
     timed_out: bool,
@@ -113,21 +107,12 @@ impl Process {
             error: None,
             result: None,
             result_bytes: Vec::new(),
-            answer: None,
             deadline: (timeout_ms > 0)
                 .then(|| started.checked_add(Duration::from_millis(timeout_ms)))
                 .flatten(),
             grace: None,
             timed_out: false,
             cancelled: false,
-        }
-    }
-
-    /// What syncs the disk before the call is answered: a tool's with its result, `Sync` with none.
-    pub(crate) fn syncing(call: u32, child: Child, answer: Option<ToolResult>) -> Self {
-        Self {
-            answer,
-            ..Self::new(call, Purpose::Sync, child, SYNC_TIME.as_millis() as u64)
         }
     }
 
@@ -156,10 +141,6 @@ impl Process {
     }
 
     pub(crate) fn cancel(&mut self) {
-        if self.purpose == Purpose::Sync {
-            // What it waits for is over, and the answer is as good as here.
-            return;
-        }
         self.cancelled = true;
         self.kill();
     }
@@ -267,8 +248,6 @@ impl Process {
                 self.timed_out = true;
                 self.deadline = None;
                 self.kill();
-                // Who waits for a disk does not die before the disk answers.
-                return self.purpose == Purpose::Sync;
             }
             return false;
         }
@@ -307,7 +286,6 @@ impl Process {
                     max_rss: exit.max_rss,
                 }));
             }
-            Purpose::Sync => return self.synced(exit.code),
             Purpose::Worker | Purpose::Tool { .. } => {}
         }
         let failure = if self.timed_out {
@@ -336,46 +314,5 @@ impl Process {
                 failure.message
             ))
         }))
-    }
-
-    fn synced(&mut self, code: Option<i32>) -> Reply {
-        match (self.answer.take(), code) {
-            (Some(result), code) => outcome(Outcome::Tool(ToolResult {
-                synced: code == Some(0),
-                ..result
-            })),
-            (None, Some(0)) => done(),
-            (None, Some(errno)) => {
-                Failure::of("cannot sync the session disk", Errno::from_raw_os_error(errno)).into()
-            }
-            (None, None) => Failure::new(ErrorKind::Timeout, "the session disk takes too long").into(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::process::{PidfdFlags, pidfd_open};
-
-    #[test]
-    fn a_disk_that_does_not_answer_is_not_waited_for() {
-        let mut stuck = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = Pid::from_child(&stuck);
-        let child = Child {
-            pid: pid.as_raw_nonzero().get(),
-            pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap(),
-        };
-        let result = ToolResult {
-            elapsed_us: 7,
-            ..ToolResult::default()
-        };
-        let mut process = Process::syncing(1, child, Some(result.clone()));
-        process.cancel();
-        let now = Instant::now();
-        assert!(!process.is_over(now));
-        assert!(process.is_over(now + SYNC_TIME), "though it has not ended");
-        assert_eq!(process.reply(), outcome(Outcome::Tool(result)));
-        stuck.wait().unwrap();
     }
 }

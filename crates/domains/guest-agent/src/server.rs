@@ -10,6 +10,7 @@ use crate::{
     process::{Process, Purpose},
     reply::{Failure, outcome},
     sandbox::Sandbox,
+    syncer::Syncer,
 };
 use omnirun_guest_proto::{
     frame::Channel,
@@ -47,6 +48,7 @@ pub(crate) struct Agent {
     /// Killed, of calls that nobody waits for.
     dying: Vec<Process>,
     bash: Bash,
+    syncer: Syncer,
     buffer: Vec<u8>,
 }
 
@@ -56,6 +58,7 @@ enum Token {
     /// The host wants a new connection.
     Caller,
     Bash,
+    Syncer,
     Dying,
     /// The sandbox's init has ended.
     Init,
@@ -63,16 +66,17 @@ enum Token {
 }
 
 impl Agent {
-    pub(crate) fn new(machine: Machine, sandbox: Sandbox, port: Port) -> Self {
-        Self::with(Some(machine), sandbox, port, Stage::Asleep)
+    pub(crate) fn new(machine: Machine, sandbox: Sandbox, syncer: Syncer, port: Port) -> Self {
+        Self::with(Some(machine), sandbox, syncer, port, Stage::Asleep)
     }
 
     #[cfg(test)]
     pub(crate) fn on_host(sandbox: Sandbox, port: Port) -> Self {
-        Self::with(None, sandbox, port, Stage::Claimed)
+        let syncer = Syncer::start(sandbox.cwd()).unwrap();
+        Self::with(None, sandbox, syncer, port, Stage::Claimed)
     }
 
-    fn with(machine: Option<Machine>, sandbox: Sandbox, port: Port, stage: Stage) -> Self {
+    fn with(machine: Option<Machine>, sandbox: Sandbox, syncer: Syncer, port: Port, stage: Stage) -> Self {
         Self {
             machine,
             sandbox,
@@ -82,6 +86,7 @@ impl Agent {
             processes: Vec::with_capacity(8),
             dying: Vec::new(),
             bash: Bash::default(),
+            syncer,
             buffer: vec![0; BUFFER],
         }
     }
@@ -110,7 +115,7 @@ impl Agent {
                         }
                     }
                     Token::Process(at) => self.serve_process(at),
-                    Token::Bash => {}
+                    Token::Bash | Token::Syncer => {}
                     Token::Dying => self.reap_dying(),
                     // Everything in the sandbox has ended with it; so do we, and the VM.
                     Token::Init => return,
@@ -179,10 +184,15 @@ impl Agent {
                 tokens.push(Token::Bash);
             }
         }
+        if let Some(fd) = self.syncer.poll_fd() {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            tokens.push(Token::Syncer);
+        }
         let deadlines = self.processes.iter().filter_map(Process::next_deadline);
         let deadline = deadlines
             .chain(self.bash.running.iter().filter_map(|r| r.deadline()))
             .chain(rest)
+            .chain(self.syncer.next_deadline())
             .min();
         let timeout = deadline.map(|d| {
             let left = d.saturating_duration_since(Instant::now());
@@ -271,6 +281,7 @@ impl Agent {
             }
         }
         self.bash.abandon();
+        self.syncer.abandon();
     }
 
     fn reap_dying(&mut self) {
@@ -313,6 +324,9 @@ impl Agent {
         {
             self.answer(call, ended.result, ended.sync);
         }
+        for (call, reply) in self.syncer.progress(Instant::now()) {
+            self.end.reply(call, &reply);
+        }
     }
 
     fn conclude(&mut self, mut process: Process) {
@@ -330,18 +344,21 @@ impl Agent {
                 return self.answer(call, result, sync);
             }
         }
-        if process.exit.is_none() {
-            self.dying.push(process);
-        }
         self.end.reply(call, &reply);
     }
 
     /// Answers a tool's call, if need be when what it wrote is on the session disk.
     fn answer(&mut self, call: u32, result: ToolResult, sync: bool) {
-        if sync && let Ok(child) = finish::start_sync(&self.sandbox) {
-            self.processes.push(Process::syncing(call, child, Some(result)));
+        if sync {
+            self.sync(call, Some(result));
         } else {
             self.end.reply(call, &outcome(Outcome::Tool(result)));
+        }
+    }
+
+    fn sync(&mut self, call: u32, result: Option<ToolResult>) {
+        if let Err(reply) = self.syncer.answer_after(call, result) {
+            self.end.reply(call, &reply);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Agent, Stage};
 use crate::{
     bash::Start,
     claim, exec, files, finish,
-    process::{Process, Purpose},
+    process::Purpose,
     reply::{Failure, done, outcome},
     tar_stream, wake, warm,
     worker::{self, Streams},
@@ -53,9 +53,7 @@ impl Agent {
                     }
                     Op::Signal(signal) => self.signal(signal)?,
                     Op::Sync(_) => {
-                        let child = finish::start_sync(&self.sandbox)
-                            .map_err(|e| Failure::of("cannot sync the session disk", e))?;
-                        self.processes.push(Process::syncing(call, child, None));
+                        self.sync(call, None);
                         return Ok(());
                     }
                     Op::Tool(tool) => return self.tool(call, &tool),
