@@ -22,9 +22,10 @@ pub struct Host {
     pub engine: Arc<Engine>,
 }
 
-/// Removes what killed commands left that has no owner: unfinished builds, half-written files. Says what it was.
+/// Removes what killed commands left that has no owner: unfinished builds and setups, half-written files. Says what it was.
 pub fn sweep(data: &DataDir) -> Vec<String> {
     let mut lines = omnirun_images::sweep(&data.tmp());
+    lines.extend(omnirun_firecracker_install::sweep(data));
     let files = data.sweep_unfinished();
     lines.extend(
         files

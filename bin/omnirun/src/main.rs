@@ -5,6 +5,7 @@
 mod output;
 mod commands;
 mod host;
+mod progress;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -60,6 +61,7 @@ enum Command {
     Session(commands::session::Args),
     Image(commands::image::Args),
     Doctor(commands::doctor::Args),
+    Setup(commands::setup::Args),
     Clean(commands::clean::Args),
     Bench(commands::bench::Args),
     Sim(commands::sim::Args),
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Session(args) => commands::session::main(global, args),
         Command::Image(args) => commands::image::main(global, args),
         Command::Doctor(args) => commands::doctor::main(global, args),
+        Command::Setup(args) => commands::setup::main(global, args),
         Command::Clean(args) => commands::clean::main(global, args),
         Command::Bench(args) => commands::bench::main(global, args),
         Command::Sim(args) => commands::sim::main(global, args),

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 /// Remove what killed processes left, and sessions whose time is over.
 ///
-/// That is: VMs, run folders, unfinished builds, half-written files, half-made sessions. Commands that run sandboxes do this by themselves when they start. Sessions within their time are kept: see
+/// That is: VMs, run folders, unfinished builds and setups, half-written files, half-made sessions. Commands that run sandboxes do this by themselves when they start. Sessions within their time are kept: see
 /// `omnirun session`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,10 +33,12 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let sessions = Sessions::new(&db, &data, Durability::default())?;
     let mut lines = if args.dry_run {
         let mut lines = omnirun_images::look(&data.tmp());
+        lines.extend(omnirun_firecracker_install::look(&data));
         lines.extend(look(&data, &db)?);
         lines
     } else {
         let mut lines = omnirun_images::sweep(&data.tmp());
+        lines.extend(omnirun_firecracker_install::sweep(&data));
         let report = output::runtime()?.block_on(async {
             let vmm = Qemu::find().await?;
             anyhow::Ok(take_over(&data, &db, &vmm).await?)

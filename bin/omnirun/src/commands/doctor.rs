@@ -1,42 +1,65 @@
 //! `omnirun doctor`: what this host can do, what is missing, and the command that mends it.
 //!
 //! ```text
-//!   report     a check's outcome, the verdict, the table
-//!   sandboxes  what sandboxes need: QEMU, accelerator, data folder, image, snapshot, confinement
-//!   host       what the host is like: memory, tools, cgroups, and the checklist of a production host
+//!   report      a check's outcome, the verdict, the table
+//!   sandboxes   what sandboxes need: VMM, accelerator, data folder, image, snapshot, confinement
+//!   host        what the host is like: memory, namespaces, kernel
+//!   production  Firecracker's checklist for production hosts
 //! ```
 //!
 //! Only what keeps a sandbox from running makes the exit code 1; everything else is advice.
 
 mod host;
+mod production;
 mod report;
 mod sandboxes;
 
 use crate::{Global, output};
+use production::{Facts, List};
 use report::Report;
+use serde::Serialize;
 use std::process::ExitCode;
 
 /// Say what this host can do, what is missing and how to mend it.
 ///
-/// Ends with 0 if sandboxes can run here, else with 1.
+/// Ends with 0 if sandboxes can run here, else with 1. Of Firecracker's checklist for production hosts only what is
+/// serious is shown, unless --production is given; --json always has all of it.
 #[derive(clap::Args)]
 pub struct Args {
+    /// Show the whole checklist for production hosts.
+    #[arg(long)]
+    production: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// All that is said.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    report: Report,
+    production: List,
+}
+
 /// Runs the command.
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let mut checks = output::runtime()?.block_on(sandboxes::checks(global));
+    let found = output::runtime()?.block_on(sandboxes::look(global));
+    let mut checks = found.checks;
     checks.extend(host::checks());
-    let report = Report::new(checks);
+    let facts = Facts::read(found.paths, found.image);
+    let whole = Whole {
+        report: Report::new(checks),
+        production: List::judge(&facts, &found.driver),
+    };
     if args.json {
-        out!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&whole)?);
     } else {
-        report.print();
+        whole.report.print();
+        whole.production.print(args.production);
+        whole.report.print_verdict();
     }
-    Ok(if report.ok {
+    Ok(if whole.report.ok {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,10 +1,9 @@
 //! `omnirun image`: builds, lists, shows and removes what microVMs boot from. The work is in `omnirun_images`; this is
 //! its words.
 
-mod progress;
 mod show;
 
-use crate::{Global, host, output};
+use crate::{Global, host, output, progress};
 use anyhow::Context;
 use clap::Subcommand;
 use omnirun_ids::{ByteSize, Digest, TemplateName};

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod image;
 pub mod run;
 pub mod session;
+pub mod setup;
 pub mod sim;
 pub mod spawn;
 pub mod worker;

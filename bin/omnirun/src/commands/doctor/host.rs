@@ -1,8 +1,7 @@
-//! What the host is like: none of this keeps a sandbox from running. The second half is the part of Firecracker's
-//! checklist for production hosts that concerns any VMM.
+//! What the host is like: none of this keeps a sandbox from running.
 
 use super::report::Check;
-use std::{fs, path::Path};
+use std::fs;
 
 /// All of them.
 pub fn checks() -> Vec<Check> {
@@ -16,27 +15,10 @@ pub fn checks() -> Vec<Check> {
             read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref(),
         ));
     }
-    checks.push(cgroups(Path::new("/sys/fs/cgroup/cgroup.controllers").exists()));
     checks.push(Check::ok(
         "kernel",
         read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
     ));
-    checks.push(swap(&read("/proc/swaps").unwrap_or_default()));
-    checks.push(switch(
-        "SMT",
-        read("/sys/devices/system/cpu/smt/active").as_deref(),
-        "sibling threads share caches: tenants that distrust each other want it off",
-        "echo off > /sys/devices/system/cpu/smt/control",
-    ));
-    checks.push(switch(
-        "KSM",
-        read("/sys/kernel/mm/ksm/run").as_deref(),
-        "merged pages tell one VM what is in another's memory",
-        "echo 2 > /sys/kernel/mm/ksm/run",
-    ));
-    checks.push(vulnerabilities(Path::new(
-        "/sys/devices/system/cpu/vulnerabilities",
-    )));
     checks
 }
 
@@ -84,50 +66,6 @@ fn user_namespaces(max: Option<&str>, clone: Option<&str>, apparmor: Option<&str
     Check::ok(name, "allowed")
 }
 
-fn cgroups(unified: bool) -> Check {
-    match unified {
-        true => Check::ok(
-            "cgroups",
-            "version 2. Limits are set per process, and VMMs are ended through their pidfd",
-        ),
-        false => Check::ok(
-            "cgroups",
-            "version 1 or hybrid. Limits are set per process, and VMMs are ended through their pidfd",
-        ),
-    }
-}
-
-fn swap(swaps: &str) -> Check {
-    match swaps.lines().skip(1).filter(|l| !l.contains("zram")).count() {
-        0 => Check::ok("swap", "none: guest memory stays in memory"),
-        _ => Check::warn("swap", "guest memory may be written to disk").mend("swapoff -a"),
-    }
-}
-
-fn switch(name: &'static str, value: Option<&str>, meaning: &str, mend: &str) -> Check {
-    match value {
-        Some("1") => Check::warn(name, format!("on: {meaning}")).mend(mend),
-        Some(_) => Check::ok(name, "off"),
-        None => Check::ok(name, "not on this host"),
-    }
-}
-
-fn vulnerabilities(folder: &Path) -> Check {
-    let name = "CPU vulnerabilities";
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let open: Vec<String> = entries
-        .filter(|e| fs::read_to_string(e.path()).is_ok_and(|t| t.starts_with("Vulnerable")))
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    match open.is_empty() {
-        true => Check::ok(name, "none that the kernel knows to be open"),
-        false => Check::warn(
-            name,
-            format!("open: {}. Update kernel and microcode", open.join(", ")),
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::report::Status, *};
@@ -154,19 +92,5 @@ mod tests {
             let check = user_namespaces(max, clone, apparmor);
             assert_eq!((check.status, check.mend.is_some()), (Status::Warn, true));
         }
-    }
-
-    #[test]
-    fn swap_in_memory_is_none() {
-        let header = "Filename\tType\tSize\tUsed\tPriority\n";
-        assert_eq!(swap(header).status, Status::Ok);
-        assert_eq!(
-            swap(&format!("{header}/dev/zram0 partition 1 0 -2\n")).status,
-            Status::Ok
-        );
-        assert_eq!(
-            swap(&format!("{header}/dev/sda2 partition 1 0 -2\n")).status,
-            Status::Warn
-        );
     }
 }

@@ -83,7 +83,7 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// The checks, for people.
     pub fn print(&self) {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
@@ -101,6 +101,10 @@ impl Report {
             table.add_row([status, check.name.to_owned(), found]);
         }
         out!("{}", table.trim_fmt());
+    }
+
+    /// The verdict, for people.
+    pub fn print_verdict(&self) {
         let (count, verdict) = (
             self.checks.iter().filter(|c| c.status == Status::Missing).count(),
             self.ok,

@@ -1,6 +1,9 @@
 //! What sandboxes need.
 
-use super::report::Check;
+use super::{
+    production::{Driver, Image},
+    report::Check,
+};
 use crate::Global;
 use omnirun_ids::TemplateName;
 use omnirun_images::ImageStore;
@@ -10,16 +13,36 @@ use omnirun_vmm::{
     accel::{self, Accel},
     qemu::Qemu,
 };
-use std::{error::Error, fs};
+use std::{error::Error, fs, path::PathBuf};
 
 /// Below this an image or a snapshot cannot be made.
 const DISK_NEEDED: u64 = 2 << 30;
 /// Below this a few session disks fill the rest.
 const DISK_ADVISED: u64 = 20 << 30;
 
-/// All of them.
-pub async fn checks(global: &Global) -> Vec<Check> {
+/// What was found, also for the checklist of a production host.
+#[derive(Default)]
+pub struct Found {
+    /// The checks.
+    pub checks: Vec<Check>,
+    /// The VMM that sandboxes would run on.
+    pub driver: Driver,
+    /// Programs and folders that nobody else may change.
+    pub paths: Vec<PathBuf>,
+    /// The newest image.
+    pub image: Option<Image>,
+}
+
+/// Looks at all of it.
+pub async fn look(global: &Global) -> Found {
     let found = Qemu::find().await;
+    let mut seen = Found {
+        driver: found
+            .as_ref()
+            .map(|q| Driver::from(q.facts()))
+            .unwrap_or_default(),
+        ..Found::default()
+    };
     let mut checks = vec![qemu(&found), accelerator()];
     if let Ok(qemu) = &found {
         checks.extend([
@@ -37,9 +60,23 @@ pub async fn checks(global: &Global) -> Vec<Check> {
             checks.push(disk(data.free_bytes().unwrap_or(0)));
             let (image, tools) = images(&data);
             checks.extend([image, tools, snapshots(&data)]);
+            seen.paths.push(data.root().to_owned());
+            seen.image = newest(&data);
         }
     }
-    checks
+    Found { checks, ..seen }
+}
+
+/// The image that was built last.
+fn newest(data: &DataDir) -> Option<Image> {
+    let store = ImageStore::open(data.root()).ok()?;
+    let images = store.list().ok()?.into_iter();
+    let manifests = images.filter_map(|listed| store.manifest(&listed.name).ok());
+    let newest = manifests.max_by(|a, b| a.created.cmp(&b.created))?;
+    Some(Image {
+        kernel: newest.kernel.release,
+        created: newest.created,
+    })
 }
 
 fn chain(error: &dyn Error) -> String {

@@ -1,4 +1,4 @@
-//! A build's progress: bars with sizes and rates on a terminal, a line per step elsewhere.
+//! Progress of what takes a while, a build or a setup: bars with sizes and rates on a terminal, a line per step elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use omnirun_images::Progress;
@@ -31,7 +31,7 @@ struct Step {
 }
 
 impl Shown {
-    /// Progress of the build of so named a thing.
+    /// Progress of the making of so named a thing.
     pub fn new(name: &impl Display) -> Self {
         Self {
             prefix: name.to_string(),
@@ -110,6 +110,16 @@ impl Progress for Shown {
             Some(step) => step.bar.suspend(line),
             None => line(),
         }
+    }
+}
+
+impl omnirun_firecracker_install::Progress for Shown {
+    fn step(&self, what: &str) {
+        Progress::step(self, what);
+    }
+
+    fn bytes(&self, done: u64, total: Option<u64>) {
+        Progress::bytes(self, done, total);
     }
 }
 

@@ -1,0 +1,588 @@
+//! `omnirun setup` as a user meets it: downloads from a server on loopback, archives and folders that are here, and what
+//! goes wrong with either. The programs are the smallest that say a version.
+
+use omnirun_e2e::{omnirun_in, run, wait_until};
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+/// Not a release's own name: what a maintainer has recorded of that would be held against it.
+const PACKED: &str = "packed.tgz";
+const ARCH: &str = std::env::consts::ARCH;
+
+/// A static program that prints a text and ends with a code.
+fn program(says: &str, code: u8) -> Vec<u8> {
+    let mut machine = vec![
+        0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0x48, 0x8d, 0x35, 24, 0, 0, 0, 0xba,
+    ];
+    machine.extend((says.len() as u32).to_le_bytes()); // edx = length; write(1, text, length)
+    machine.extend([0x0f, 0x05, 0xb8, 60, 0, 0, 0, 0x6a, code, 0x5f, 0x0f, 0x05]); // exit(code)
+    // The text begins 24 bytes behind the instruction that takes its address.
+    machine.resize(17 + 24, 0x90);
+    machine.extend(says.as_bytes());
+    let base: u64 = 0x40_0000;
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable for x86-64
+    elf.extend((base + 120).to_le_bytes());
+    elf.extend(64u64.to_le_bytes());
+    elf.extend(0u64.to_le_bytes());
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // one segment, to be read and run
+    let size = (120 + machine.len()) as u64;
+    for number in [0, base, base, size, size, 0x1000] {
+        elf.extend(number.to_le_bytes());
+    }
+    elf.extend(machine);
+    elf
+}
+
+/// A folder as release archives have it, and the archive of it.
+struct Release {
+    dir: tempfile::TempDir,
+    version: String,
+}
+
+impl Release {
+    fn new(version: &str) -> Self {
+        let release = Self {
+            dir: tempfile::tempdir().expect("a folder"),
+            version: version.to_owned(),
+        };
+        let folder = release.folder();
+        fs::create_dir(&folder).expect("a folder");
+        release.put("firecracker", &program(&format!("Firecracker v{version}\n\n"), 0));
+        release.put("jailer", &program(&format!("Jailer v{version}\n\n"), 0));
+        fs::write(folder.join("LICENSE"), "Apache").expect("written");
+        fs::write(folder.join(format!("seccompiler-bin-v{version}-{ARCH}")), "x").expect("written");
+        release
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join(format!("release-v{}-{ARCH}", self.version))
+    }
+
+    fn put(&self, program: &str, bytes: &[u8]) {
+        let path = self.folder().join(format!("{program}-v{}-{ARCH}", self.version));
+        fs::write(&path, bytes).expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("made a program");
+    }
+
+    fn name(&self) -> String {
+        format!("firecracker-v{}-{ARCH}.tgz", self.version)
+    }
+
+    /// Makes the archive, with the list of digests in it; returns its path and digest.
+    fn pack(&self) -> (PathBuf, String) {
+        let sums = "find . -type f -not -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS";
+        shell(&self.folder(), sums);
+        let inside = self.folder();
+        let inside = inside.file_name().expect("a name").to_string_lossy();
+        shell(self.dir.path(), &format!("tar -czf {PACKED} {inside}"));
+        let path = self.dir.path().join(PACKED);
+        let digest = sha256(&path);
+        (path, digest)
+    }
+}
+
+fn shell(dir: &Path, script: &str) {
+    let status = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(dir)
+        .status();
+    assert!(status.expect("sh starts").success(), "{script}");
+}
+
+fn sha256(path: &Path) -> String {
+    let out = Command::new("sha256sum").arg(path).output().expect("sha256sum");
+    omnirun_e2e::text(&out.stdout)[..64].to_owned()
+}
+
+/// What a server answers.
+#[derive(Clone)]
+enum Answer {
+    Bytes(Vec<u8>),
+    /// To a path of the same server.
+    Redirect(&'static str),
+    /// Half of it, and then nothing while the client waits.
+    Half(Vec<u8>),
+}
+
+/// A server on loopback, for as long as the test lives.
+struct Server {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    _stop: mpsc::Sender<()>,
+}
+
+impl Server {
+    fn start(answers: HashMap<String, Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = mpsc::channel::<()>();
+        let stopped = Arc::new(Mutex::new(stopped));
+        let (list, base) = (Arc::clone(&asked), address.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answers, list, base) = (answers.clone(), Arc::clone(&list), base.clone());
+                let stopped = Arc::clone(&stopped);
+                std::thread::spawn(move || answer(stream, &answers, &list, &base, &stopped));
+            }
+        });
+        Self {
+            address,
+            asked,
+            _stop: stop,
+        }
+    }
+
+    /// One that publishes a release as the project does: what is asked for is somewhere else.
+    fn publishing(release: &Release, archive: Answer, digest: &str) -> Self {
+        let path = format!("/fc/v{}/{}", release.version, release.name());
+        let sums = format!("{digest}  {}\n", release.name());
+        Self::start(HashMap::from([
+            (format!("{path}.sha256.txt"), Answer::Bytes(sums.into_bytes())),
+            (path, Answer::Redirect("/elsewhere?signature=secret")),
+            ("/elsewhere?signature=secret".to_owned(), archive),
+        ]))
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/fc", self.address)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    answers: &HashMap<String, Answer>,
+    asked: &Mutex<Vec<String>>,
+    base: &str,
+    stopped: &Mutex<mpsc::Receiver<()>>,
+) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut first = String::new();
+    if reader.read_line(&mut first).is_err() {
+        return;
+    }
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+        line.clear();
+    }
+    let target = first.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    asked.lock().expect("no panic").push(target.clone());
+    // A proxy is asked for the whole address.
+    let path = target.strip_prefix("http://").map_or(target.as_str(), |rest| {
+        rest.find('/').map_or("/", |at| &rest[at..])
+    });
+    let head = |status: &str, more: &str, length: usize| {
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}Content-Length: {length}\r\n\r\n")
+    };
+    let _ = match answers.get(path) {
+        None => stream.write_all(head("404 Not Found", "", 0).as_bytes()),
+        Some(Answer::Bytes(bytes)) => stream
+            .write_all(head("200 OK", "", bytes.len()).as_bytes())
+            .and_then(|()| stream.write_all(bytes)),
+        Some(Answer::Redirect(to)) => {
+            let host = match target.starts_with("http://") {
+                true => "mirror.invalid",
+                false => base,
+            };
+            let more = format!("Location: http://{host}{to}\r\n");
+            stream.write_all(head("302 Found", &more, 0).as_bytes())
+        }
+        Some(Answer::Half(bytes)) => {
+            let sent = stream
+                .write_all(head("200 OK", "", bytes.len()).as_bytes())
+                .and_then(|()| stream.write_all(&bytes[..bytes.len() / 2]))
+                .and_then(|()| stream.flush());
+            // Until the test is over.
+            let _ = stopped.lock().expect("no panic").recv();
+            sent
+        }
+    };
+}
+
+/// `omnirun setup` with a data folder, and no proxy but the test's own.
+fn setup(data: &Path, args: &[&str]) -> Command {
+    let mut command = omnirun_in(data, ["setup"]);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    command.args(args);
+    command
+}
+
+/// Names in the folder that Firecracker is in, without the lock.
+fn on_the_shelf(data: &Path) -> Vec<String> {
+    let entries = fs::read_dir(data.join("firecracker"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names: Vec<_> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| name != ".lock")
+        .collect();
+    names.sort();
+    names
+}
+
+fn bytes_of(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("it is there")
+}
+
+#[test]
+fn a_download_is_held_against_both_digests_and_done_once() {
+    let data = tempfile::tempdir().expect("a folder");
+    let release = Release::new("1.16.1");
+    let (archive, digest) = release.pack();
+    let server = Server::publishing(&release, Answer::Bytes(bytes_of(&archive)), &digest);
+
+    // Without a digest, given or recorded, nothing is even asked for.
+    let recorded = include_str!("../../../crates/mechanisms/firecracker-install/pins.txt");
+    if !recorded.contains(&release.name()) {
+        let (code, _, err) = run(&mut setup(data.path(), &["--url", &server.url()]));
+        assert_eq!(code, 125, "{err}");
+        assert!(err.contains("--sha256") && err.contains("--from"), "{err}");
+        assert!(server.asked().is_empty() && on_the_shelf(data.path()).is_empty());
+    }
+
+    let args = [
+        "--url",
+        &server.url(),
+        "--sha256",
+        &digest.to_uppercase(),
+        "--json",
+    ];
+    let (code, out, err) = run(&mut setup(data.path(), &args));
+    assert_eq!(code, 0, "{err}");
+    let line: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        (&line["version"], &line["fresh"]),
+        (&"1.16.1".into(), &true.into())
+    );
+    assert_eq!(line["record"]["archive"], digest.as_str());
+    let firecracker = PathBuf::from(line["firecracker"].as_str().expect("a path"));
+    assert!(
+        firecracker.ends_with("firecracker/1.16.1/firecracker"),
+        "{firecracker:?}"
+    );
+    let mode = fs::metadata(&firecracker)
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o755);
+    let folder = firecracker.parent().expect("a folder");
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .expect("listed")
+        .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["LICENSE", "firecracker", "installed.json", "jailer"]);
+    assert_eq!(on_the_shelf(data.path()), ["1.16.1", "current"]);
+
+    let before = server.asked().len();
+    assert_eq!(before, 3);
+    let (code, _, err) = run(&mut setup(data.path(), &["--url", &server.url()]));
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("is there"), "{err}");
+    assert_eq!(server.asked().len(), before);
+    let (code, out, err) = run(&mut setup(data.path(), &[&args[..], &["--force"]].concat()));
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("\"fresh\":true"), "{out}");
+    assert_eq!(server.asked().len(), 2 * before);
+}
+
+#[test]
+fn bytes_that_are_not_the_promised_ones_replace_nothing() {
+    let data = tempfile::tempdir().expect("a folder");
+    let old = Release::new("1.15.1");
+    let (archive, _) = old.pack();
+    let (code, _, err) = run(&mut setup(data.path(), &["--from", &archive.to_string_lossy()]));
+    assert_eq!(code, 0, "{err}");
+
+    let release = Release::new("1.16.1");
+    let (archive, digest) = release.pack();
+    let mut forged = bytes_of(&archive);
+    let middle = forged.len() / 2;
+    forged[middle] ^= 1;
+    let other = "0".repeat(64);
+    let nothing_like_it = Answer::Bytes(vec![0; 70 << 10]);
+    for (archive, published, given, words) in [
+        // Forged, and its checksum file is not; a checksum file for something else; a digest of somebody else's.
+        (Answer::Bytes(forged), &digest, &digest, "has SHA-256"),
+        (Answer::Bytes(bytes_of(&archive)), &other, &digest, "has SHA-256"),
+        (Answer::Bytes(bytes_of(&archive)), &digest, &other, "has SHA-256"),
+        (nothing_like_it, &digest, &digest, "has SHA-256"),
+        (Answer::Redirect("/nowhere"), &digest, &digest, "404"),
+    ] {
+        let server = Server::publishing(&release, archive, published);
+        let (code, _, err) = run(&mut setup(
+            data.path(),
+            &["--url", &server.url(), "--sha256", given],
+        ));
+        assert_eq!(code, 125, "{err}");
+        assert!(
+            err.contains(words) && !err.contains("signature"),
+            "{words}: {err}"
+        );
+        assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
+    }
+    // Nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let url = format!("http://{port}/fc");
+    let (code, _, err) = run(&mut setup(data.path(), &["--url", &url, "--sha256", &digest]));
+    assert_eq!(code, 125, "{err}");
+    assert!(err.contains("cannot download") && err.contains(&url), "{err}");
+    // What is in place is what it was, and the right one replaces it.
+    let server = Server::publishing(&release, Answer::Bytes(bytes_of(&archive)), &digest);
+    let (code, _, err) = run(&mut setup(
+        data.path(),
+        &["--url", &server.url(), "--sha256", &digest],
+    ));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(on_the_shelf(data.path()), ["1.16.1", "current"]);
+}
+
+#[test]
+fn a_proxy_is_asked_where_the_environment_says_so() {
+    let data = tempfile::tempdir().expect("a folder");
+    let release = Release::new("1.16.1");
+    let (archive, digest) = release.pack();
+    let proxy = Server::publishing(&release, Answer::Bytes(bytes_of(&archive)), &digest);
+    // A name that nobody but the proxy can know.
+    let args = ["--url", "http://mirror.invalid/fc", "--sha256", &digest];
+    let address = format!("http://{}", proxy.address);
+    let mut around = setup(data.path(), &args);
+    around.env("HTTP_PROXY", &address).env("http_proxy", &address);
+    let (code, _, err) = run(around.env("NO_PROXY", "mirror.invalid"));
+    assert_eq!(code, 125, "{err}");
+    assert!(proxy.asked().is_empty());
+
+    let mut through = setup(data.path(), &args);
+    let (code, _, err) = run(through.env("HTTP_PROXY", &address).env("http_proxy", &address));
+    assert_eq!(code, 0, "{err}");
+    let asked = proxy.asked();
+    assert!(
+        asked.len() == 3 && asked.iter().all(|a| a.starts_with("http://mirror.invalid/")),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn an_archive_or_a_folder_that_is_here_will_do() {
+    let data = tempfile::tempdir().expect("a folder");
+    let from = |path: &Path, more: &[&str]| {
+        let path = path.to_string_lossy().into_owned();
+        run(&mut setup(
+            data.path(),
+            &[&["--from", path.as_str()], more].concat(),
+        ))
+    };
+    let release = Release::new("1.16.1");
+    let (archive, digest) = release.pack();
+    let beside = release.dir.path().join(format!("{PACKED}.sha256.txt"));
+    fs::write(&beside, format!("{}  {PACKED}\n", "0".repeat(64))).expect("written");
+    let (code, _, err) = from(&archive, &[]);
+    assert_eq!(code, 125, "{err}");
+    assert!(err.contains("sha256.txt says"), "{err}");
+    fs::write(&beside, format!("{digest}  {PACKED}\n")).expect("written");
+    let (code, _, err) = from(&archive, &["--sha256", &"1".repeat(64)]);
+    assert_eq!(code, 125, "{err}");
+    assert!(on_the_shelf(data.path()).is_empty());
+    let (code, _, err) = from(&archive, &["--sha256", &digest]);
+    assert_eq!(code, 0, "{err}");
+    // The same programs out of a folder: nothing to do. Others of the same version replace them.
+    let (code, _, err) = from(&release.folder(), &[]);
+    assert!(code == 0 && err.contains("is there"), "{err}");
+    let plain = tempfile::tempdir().expect("a folder");
+    for (name, says) in [
+        ("firecracker", "Firecracker v1.16.1\n"),
+        ("jailer", "Jailer v1.16.1\n# built here\n"),
+    ] {
+        fs::write(plain.path().join(name), program(says, 0)).expect("written");
+    }
+    let (code, _, err) = from(plain.path(), &[]);
+    assert!(code == 0 && err.contains("is in place"), "{err}");
+    let installed = data.path().join("firecracker/1.16.1/jailer");
+    assert_eq!(bytes_of(&installed), program("Jailer v1.16.1\n# built here\n", 0));
+    assert_eq!(on_the_shelf(data.path()), ["1.16.1", "current"]);
+}
+
+#[test]
+fn what_does_not_pass_its_trial_replaces_nothing() {
+    let data = tempfile::tempdir().expect("a folder");
+    let good = Release::new("1.15.1");
+    let (code, _, err) = run(&mut setup(
+        data.path(),
+        &["--from", &good.folder().to_string_lossy()],
+    ));
+    assert_eq!(code, 0, "{err}");
+    let dynamic = fs::read("/bin/sh").expect("a shell");
+    let cases: Vec<(&str, &str, Vec<u8>, &str)> = vec![
+        (
+            "1.16.1",
+            "jailer",
+            program("Jailer v1.16.1\n", 3),
+            "exit status: 3",
+        ),
+        ("1.16.1", "jailer", program("Jailer v1.15.1\n", 0), "1.15.1"),
+        (
+            "1.16.1",
+            "firecracker",
+            program("Firecracker v1.16.0\n", 0),
+            "1.16.0",
+        ),
+        ("1.16.1", "firecracker", program("hello\n", 0), "hello"),
+        ("1.16.1", "firecracker", dynamic, "linked dynamically"),
+        (
+            "1.16.1",
+            "firecracker",
+            b"#!/bin/sh\necho Firecracker v1.16.1\n".to_vec(),
+            "no program",
+        ),
+        (
+            "1.14.0",
+            "firecracker",
+            program("Firecracker v1.14.0\n", 0),
+            "1.14.0",
+        ),
+    ];
+    for (version, name, bytes, words) in cases {
+        let release = Release::new(version);
+        release.put(name, &bytes);
+        let (archive, _) = release.pack();
+        let (code, _, err) = run(&mut setup(data.path(), &["--from", &archive.to_string_lossy()]));
+        assert_eq!(code, 125, "{err}");
+        assert!(err.contains(words), "{words}: {err}");
+        assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
+    }
+}
+
+#[test]
+fn nothing_is_written_outside_and_odd_files_are_refused() {
+    let data = tempfile::tempdir().expect("a folder");
+    let outside = tempfile::tempdir().expect("a folder");
+    let release = Release::new("1.16.1");
+    release.pack();
+    let evil = format!(
+        "tar -P -czf evil.tgz --transform 's,^release-v1.16.1-{ARCH}/LICENSE,../../LICENSE,' release-v1.16.1-{ARCH}"
+    );
+    shell(release.dir.path(), &evil);
+    let links = release.dir.path().join("links");
+    fs::create_dir(&links).expect("a folder");
+    shell(
+        &links,
+        &format!("mkdir r && ln -s /etc/passwd r/firecracker-v1.16.1-{ARCH} && tar -czf ../links.tgz r"),
+    );
+    fs::write(release.dir.path().join("text.tgz"), "no archive").expect("written");
+    shell(outside.path(), "mkfifo pipe");
+    let here = |name: &str| release.dir.path().join(name);
+    let paths = [
+        (here("evil.tgz"), "leads out"),
+        (here("links.tgz"), "no plain file"),
+        (here("text.tgz"), "cannot read the archive"),
+        (here("nowhere.tgz"), "cannot look at"),
+        (outside.path().join("pipe"), "no plain file"),
+        (outside.path().to_owned(), "there is no firecracker"),
+    ];
+    for (path, words) in paths {
+        let (code, _, err) = run(&mut setup(data.path(), &["--from", &path.to_string_lossy()]));
+        assert_eq!(code, 125, "{err}");
+        assert!(err.contains(words), "{words}: {err}");
+    }
+    assert!(on_the_shelf(data.path()).is_empty());
+    assert!(!data.path().join("LICENSE").exists());
+}
+
+#[test]
+fn a_setup_that_is_killed_or_interrupted_leaves_nothing() {
+    let data = tempfile::tempdir().expect("a folder");
+    let old = Release::new("1.15.1");
+    let (code, _, err) = run(&mut setup(
+        data.path(),
+        &["--from", &old.folder().to_string_lossy()],
+    ));
+    assert_eq!(code, 0, "{err}");
+    let release = Release::new("1.16.1");
+    let (archive, digest) = release.pack();
+    let server = Server::publishing(&release, Answer::Half(bytes_of(&archive)), &digest);
+    let url = server.url();
+    let begin = || {
+        let child = setup(data.path(), &["--url", &url, "--sha256", &digest])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("omnirun starts");
+        wait_until("half of it is here", Duration::from_secs(20), || {
+            let entries = fs::read_dir(data.path().join("firecracker"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            let mut archives = entries.map(|e| e.path().join("release.tgz"));
+            archives.any(|path| fs::metadata(path).is_ok_and(|m| m.len() > 0))
+        });
+        child
+    };
+    let mut killed = begin();
+    killed.kill().expect("killed");
+    killed.wait().expect("it ends");
+    assert_eq!(on_the_shelf(data.path()).len(), 3);
+    let (code, out, err) = run(&mut omnirun_in(data.path(), ["clean", "--dry-run"]));
+    assert!(code == 0 && out.contains("interrupted setup"), "{out}{err}");
+    // Any command that opens the data folder for work.
+    let (code, _, err) = run(&mut omnirun_in(data.path(), ["image", "ls"]));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
+
+    let mut interrupted = begin();
+    // Meanwhile there is no second one, and nobody sweeps under it.
+    let (code, _, err) = run(&mut setup(data.path(), &["--url", &url, "--sha256", &digest]));
+    assert!(code == 125 && err.contains("another omnirun setup"), "{err}");
+    let pid = rustix::process::Pid::from_child(&interrupted);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
+    assert_eq!(interrupted.wait().expect("it ends").code(), Some(130));
+    assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
+}
+
+#[test]
+fn doctor_has_the_whole_checklist_and_shows_little_of_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    // The exit code depends on the host; what it says does not.
+    let (_, out, err) = run(&mut omnirun_in(data.path(), ["doctor", "--json"]));
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"));
+    let findings = report["production"]["findings"].as_array().expect("findings");
+    let lines: Vec<_> = findings.iter().filter_map(|f| f["line"].as_u64()).collect();
+    assert_eq!(lines, (1..=21).collect::<Vec<_>>());
+    for finding in findings {
+        let rating = finding["rating"].as_str().expect("a rating");
+        assert!(["ok", "warning", "n/a"].contains(&rating), "{finding}");
+        assert!(
+            finding["reason"].as_str().is_some_and(|r| !r.is_empty()),
+            "{finding}"
+        );
+    }
+    let (_, short, _) = run(&mut omnirun_in(data.path(), ["doctor"]));
+    let (_, long, _) = run(&mut omnirun_in(data.path(), ["doctor", "--production"]));
+    assert!(short.contains("omnirun doctor --production"), "{short}");
+    let serious = findings.iter().filter(|f| f["serious"] == true).count();
+    assert!(
+        long.lines().count() >= short.lines().count() + 21 - serious,
+        "{short}\n{long}"
+    );
+}
