@@ -60,18 +60,18 @@ impl Process {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Sets how large a file may become that it writes to, for good.
-    pub(crate) fn limit_file_size(&self, bytes: u64) -> io::Result<()> {
+    /// Sets how large a file may become that it writes to, and returns the limit until now; nothing if there was none.
+    pub(crate) fn limit_file_size(&self, bytes: u64) -> io::Result<Option<u64>> {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
         // The number is its own until it is reaped; after that the call is for nobody or, when the number was given
         // away at once, for a process that we may not touch.
         let Some(pid) = self.pid.try_into().ok().and_then(Pid::from_raw) else {
-            return Ok(());
+            return Ok(None);
         };
         if self.exit.borrow().is_some() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        prlimit(
+        let before = prlimit(
             Some(pid),
             Resource::Fsize,
             Rlimit {
@@ -79,7 +79,7 @@ impl Process {
                 maximum: Some(bytes),
             },
         )?;
-        Ok(())
+        Ok(before.maximum)
     }
 
     /// Its last words, once it has ended; nothing if it lives on and does not end within this time.

@@ -21,6 +21,9 @@ const SIZE: MachineSize = MachineSize {
     memory_mib: 1,
 };
 
+/// What it may write to a file: the jailer leaves its process id in one.
+const WRITES: u64 = 4096;
+
 /// Starts one, and says whether the process has a seccomp filter.
 pub(super) async fn run(host: &Arc<Host>) -> Result<bool, VmmError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -46,7 +49,7 @@ pub(super) async fn run(host: &Arc<Host>) -> Result<bool, VmmError> {
 }
 
 async fn look(host: &Arc<Host>, identity: VmIdentity) -> Result<bool, VmmError> {
-    let machine = Plan::new(host, identity, SIZE, 0)?.start(host).await?;
+    let machine = Plan::new(host, identity, SIZE, WRITES)?.start(host).await?;
     let seen = async {
         let version = machine.version().await?;
         let known = host.programs.release.to_string();

@@ -28,13 +28,25 @@ impl Machine {
             snapshot_path: &format!("/{STATE}"),
             mem_file_path: &format!("/{MEMORY}"),
         };
+        // A clone may write what its session disk takes, and no more; now it writes its memory.
+        let bytes = self.size.memory_mib << 20;
+        let limit = match self.may_limit {
+            true => self
+                .process
+                .limit_file_size(bytes + MAX_STATE)
+                .map_err(|source| VmmError::Io { step, source })?,
+            false => None,
+        };
         let taken = self.api.create_snapshot(&snapshot).await;
+        if let Some(limit) = limit {
+            // One that has ended has none; what it was asked for says so.
+            let _ = self.process.limit_file_size(limit);
+        }
         // Their bytes live on in our descriptors.
         let removed = self.jail.remove(MEMORY).and(self.jail.remove(STATE));
         self.asked(step, taken).await?;
         removed?;
         let [their_memory, their_state] = theirs;
-        let bytes = self.size.memory_mib << 20;
         for (file, good) in [(&their_memory, bytes..=bytes), (&their_state, 1..=MAX_STATE)] {
             let stat = fstat(file).map_err(|e| VmmError::Io {
                 step,
