@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The conformance suite of the Firecracker driver. Runs where KVM runs stock kernels, be that this host or a nested one.
+#
+#   suite.sh TESTS [NAME...]     TESTS is a folder with a test executable per name; without names, the suite's
+#
+# OMNIRUN_BIN, OMNIRUN_TEST_DATA, FIRECRACKER_BIN and JAILER_BIN are set by the caller.
+set -uo pipefail
+tests=$1
+shift
+[ $# -gt 0 ] || set -- firecracker
+
+if ! "$OMNIRUN_BIN" --data-dir "$OMNIRUN_TEST_DATA" doctor --json | grep -q '"found": "KVM'; then
+    printf 'suite.sh: KVM does not run stock kernels here\n' >&2
+    exit 1
+fi
+failed=()
+for name in "$@"; do
+    printf '==> %s on firecracker\n' "$name"
+    # One at a time: a nested host has one core's worth of time.
+    "$tests/$name" --test-threads=1 || failed+=("$name")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '==> failed on firecracker: %s\n' "${failed[*]}"
+    exit 1
+fi
+printf '==> passed on firecracker: %s\n' "$*"
