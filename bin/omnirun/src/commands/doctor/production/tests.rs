@@ -284,6 +284,12 @@ fn control_groups_and_owners_of_paths() {
     let lacking = line(&[controllers("cpu memory\n")], 8);
     assert!(lacking.reason.ends_with("without io, pids"), "{}", lacking.reason);
     assert_eq!(line(&[], 8).rating, Rating::Warning);
+    let facts = host(&[controllers("cpu io memory pids\n")]);
+    let outside = Driver {
+        confinement: "a uid of its own per VM, seccomp, no control group (not ours)".into(),
+        ..on_kvm()
+    };
+    assert_eq!(List::judge(&facts, &outside).findings[7].rating, Rating::Warning);
 
     let judge = |uid, gid, mode| {
         let facts = Facts {
@@ -325,6 +331,9 @@ fn what_the_driver_says_of_itself_counts() {
     assert_eq!((good[0].rating, good[6].rating), (Rating::Ok, Rating::Ok));
     let bad = with("the uid of the caller, no seccomp");
     assert!(bad[0].serious && bad[6].serious);
+    let own_build =
+        "a uid of its own per VM, chroot, seccomp off (a build for the gnu target filters nothing by itself)";
+    assert!(with(own_build)[0].serious);
 }
 
 #[test]

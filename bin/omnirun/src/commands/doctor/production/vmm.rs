@@ -75,7 +75,7 @@ pub(super) fn findings(facts: &Facts, driver: &Driver) -> Vec<Finding> {
 }
 
 fn seccomp(driver: &Driver) -> Finding {
-    match driver.says("seccomp") && !driver.says("no seccomp") {
+    match driver.says("seccomp") && !driver.says("no seccomp") && !driver.says("seccomp off") {
         true => SECCOMP.ok(format!("in force: {}", driver.confinement)),
         false => SECCOMP
             .warn(format!("not in force: {}", driver.confinement))
@@ -142,6 +142,12 @@ fn limits(facts: &Facts, driver: &Driver) -> Finding {
             .warn("those of a process; there is no unified control group hierarchy, so none for a VM's memory, CPU and I/O")
             .mend("systemd.unified_cgroup_hierarchy=1 on the kernel command line, or a distribution of these years");
     };
+    if driver.says("no control group") {
+        // Where there is a hierarchy and none of it is ours, as in many a container.
+        return LIMITS
+            .warn(format!("those of a process, but {}", driver.confinement))
+            .mend("run omnirun where it may make control groups");
+    }
     let missing: Vec<_> = CONTROLLERS
         .into_iter()
         .filter(|c| !controllers.split_whitespace().any(|have| have == *c))
