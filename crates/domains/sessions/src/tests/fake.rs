@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::watch,
+    sync::{Notify, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +146,7 @@ impl SandboxPool for FakePool {
             number,
             id,
             gone,
+            end_seen: Notify::new(),
             disk: Mutex::new(None),
         }))
     }
@@ -158,6 +159,8 @@ struct FakeSandbox {
     number: u32,
     id: String,
     gone: watch::Sender<bool>,
+    /// Somebody has been told of its end.
+    end_seen: Notify,
     disk: Mutex<Option<OwnedFd>>,
 }
 
@@ -224,7 +227,8 @@ impl SessionSandbox for FakeSandbox {
             "unsynced" => result.synced = false,
             "last-words" => {
                 self.gone.send_replace(true);
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // Its end is known first, and its answer comes all the same.
+                self.end_seen.notified().await;
             }
             _ => {}
         }
@@ -296,6 +300,7 @@ impl SessionSandbox for FakeSandbox {
     async fn exited(&self) -> String {
         let mut gone = self.gone.subscribe();
         let _ = gone.wait_for(|gone| *gone).await;
+        self.end_seen.notify_one();
         "exited".into()
     }
 

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Lets time pass on a paused clock: at once, and whatever was due by then has been done.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 #[tokio::test]
 async fn a_session_has_one_holder() {
     let host = Host::new(Isolation::Call);
@@ -54,15 +59,15 @@ async fn a_pool_that_nobody_opens_goes_and_a_later_claims_stays() {
     assert!(process.shared.warmed.take(&key()).is_some());
     process.warm(&key());
     wait_for(ready).await;
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    pass(Duration::from_secs(40)).await;
     assert!(ready());
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    pass(Duration::from_secs(40)).await;
     assert!(!ready());
     // Opened before its pool was begun: the pool is not begun any more.
     process.warm(&key());
     process.shared.warmed.take(&key());
     let pools = host.fake.pools.load(SeqCst);
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    pass(Duration::from_secs(40)).await;
     assert!(!ready() && host.fake.pools.load(SeqCst) == pools);
 }
 
@@ -154,10 +159,10 @@ async fn a_process_that_runs_on_keeps_no_session_longer_than_its_time() {
     let served = process.open(&key(), &BTreeMap::new()).await.unwrap();
     let disk = process.store().disk_path(&SessionHash::of(&key()));
     let _sweeping = process.keep_swept();
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    pass(Duration::from_secs(600)).await;
     assert!(disk.exists(), "it is being served");
     served.close(Release::Keep).await.unwrap();
     assert!(disk.exists());
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    pass(Duration::from_secs(600)).await;
     assert!(!disk.exists());
 }
