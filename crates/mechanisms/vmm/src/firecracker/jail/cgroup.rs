@@ -43,29 +43,16 @@ fn here() -> Option<PathBuf> {
 }
 
 impl Hierarchy {
-    /// Finds it and makes the parent of all groups; else says why there is none.
+    /// Finds it and what of it can be used; else says why there is none.
     pub(in crate::firecracker) fn find() -> Result<Self, String> {
         Self::at(here().ok_or("no unified hierarchy is mounted")?)
     }
 
     fn at(root: PathBuf) -> Result<Self, String> {
         let parent = root.join(PARENT);
-        match fs::create_dir(&parent) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(format!("{}: {e}", parent.display())),
-        }
-        let mut usable = Vec::new();
-        for controller in CONTROLLERS {
-            // Refused where it is bound to another hierarchy or not delegated to us.
-            let enabled = [&root, &parent].into_iter().try_for_each(|folder| {
-                fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
-            });
-            match enabled {
-                Ok(()) => usable.push(controller),
-                Err(error) => tracing::debug!(controller, %error, "not available for VMs"),
-            }
-        }
+        let usable = open(&root).map_err(|e| format!("{}: {e}", parent.display()))?;
+        // It is there while a VM is; one that has VMs stays.
+        let _ = rustix::fs::rmdir(&parent);
         Ok(Self { root, usable })
     }
 
@@ -95,7 +82,7 @@ impl Hierarchy {
     ) -> Result<Group, VmmError> {
         let path = self.root.join(PARENT).join(id);
         let failed = |step, path: PathBuf| move |source| VmmError::File { step, path, source };
-        fs::create_dir(&path).map_err(failed("create", path.clone()))?;
+        self.create(&path).map_err(failed("create", path.clone()))?;
         let group = Group { path };
         let memory = (size.memory_mib << 20) + OVERHEAD + writes;
         let cpu = (u64::from(size.vcpus) + 1) * PERIOD;
@@ -122,6 +109,39 @@ impl Hierarchy {
         }
         Ok(group)
     }
+
+    /// The parent goes with its last group, which may be another owner's at this very moment.
+    fn create(&self, path: &Path) -> io::Result<()> {
+        for _ in 0..16 {
+            match fs::create_dir(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => open(&self.root)?,
+                made => return made,
+            };
+        }
+        fs::create_dir(path)
+    }
+}
+
+/// Makes the parent of all groups, if need be, and opens to them the controllers that can be; says which.
+fn open(root: &Path) -> io::Result<Vec<&'static str>> {
+    let parent = root.join(PARENT);
+    match fs::create_dir(&parent) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
+    }
+    let mut usable = Vec::new();
+    for controller in CONTROLLERS {
+        // Refused where it is bound to another hierarchy or not delegated to us.
+        let enabled = [root, &parent].into_iter().try_for_each(|folder| {
+            fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
+        });
+        match enabled {
+            Ok(()) => usable.push(controller),
+            Err(error) => tracing::debug!(controller, %error, "not available for VMs"),
+        }
+    }
+    Ok(usable)
 }
 
 /// The group of one VM.
@@ -158,17 +178,22 @@ pub(in crate::firecracker) fn remove_left(id: &str) -> Result<bool, VmmError> {
 }
 
 fn remove(path: &Path) -> io::Result<bool> {
-    match rustix::fs::rmdir(path) {
-        Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
+    let removed = match rustix::fs::rmdir(path) {
+        Ok(()) => true,
+        Err(Errno::NOENT) => false,
         Err(Errno::BUSY) => {
             // What an escaped guest may have started beside the VMM.
             fs::write(path.join("cgroup.kill"), "1")?;
             rustix::fs::rmdir(path)?;
-            Ok(true)
+            true
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    // The last one takes the parent along; while there are others, it is refused.
+    if let Some(parent) = path.parent().filter(|_| removed) {
+        let _ = rustix::fs::rmdir(parent);
     }
+    Ok(removed)
 }
 
 #[cfg(test)]
