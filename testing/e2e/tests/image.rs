@@ -106,20 +106,11 @@ fn a_template_with_a_user_of_its_own_runs_as_that_user() {
     let script = "id -un; id -G; pwd; echo $HOME, $GREETING; echo x > file && stat -c %U file /mnt/session/outputs; \
                   touch /workspace/file /tmp/file && echo writes; touch /etc/file 2> /dev/null || echo refused; \
                   grep CapEff /proc/self/status; exit 3";
-    let args = [
-        "run",
-        "--template",
-        "plain",
-        "--memory",
-        "256M",
-        "--disk",
-        "1G",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    let (code, out, err) = run(&mut omnirun_in(dir.path(), args));
+    let plain = |rest: &[&str]| {
+        let size = ["run", "--template", "plain", "--memory", "256M", "--disk", "1G"];
+        run(&mut omnirun_in(dir.path(), size.iter().chain(rest)))
+    };
+    let (code, out, err) = plain(&["--", "sh", "-c", script]);
     assert_eq!(
         out,
         "agent\n1000\n/home/agent/work\n/home/agent, good day\nagent\nagent\nwrites\nrefused\n\
@@ -128,21 +119,7 @@ fn a_template_with_a_user_of_its_own_runs_as_that_user() {
     );
     assert_eq!(code, 3, "{err}");
     // Who asks to be root is root, of the guest.
-    let args = [
-        "run",
-        "--template",
-        "plain",
-        "--memory",
-        "256M",
-        "--disk",
-        "1G",
-        "--user",
-        "root",
-        "--",
-        "id",
-        "-un",
-    ];
-    assert_eq!(run(&mut omnirun_in(dir.path(), args)).1, "root\n");
+    assert_eq!(plain(&["--user", "root", "--", "id", "-un"]).1, "root\n");
 }
 
 #[test]

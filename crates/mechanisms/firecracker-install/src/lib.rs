@@ -6,7 +6,7 @@
 //!   Staging   a folder of this setup's own, under the lock; gone with it                       [place]
 //!      |  download: the checksum file, then the archive, hashed as it comes                    [fetch]
 //!      |  or an archive or a folder that is here already
-//!   Staged    the two programs and the licence out of it, bounded                              [archive, elf]
+//!   Staged    the two programs and the licence out of it, bounded                              [archive]
 //!      |  both say their version, the same one, and it is one that OmniRun knows               [trial]
 //!   Tried     may be put in place
 //!      |  fsync, rename, then the name of the current version                                  [place]
@@ -30,7 +30,6 @@
 
 mod archive;
 mod checksums;
-mod elf;
 mod error;
 mod fetch;
 mod place;
@@ -42,7 +41,7 @@ mod trial;
 pub use error::InstallError;
 pub use place::{Installed, Record, Shelf, Staging, look, sweep};
 pub use progress::Progress;
-pub use release::{Mirror, PINNED, Release, SUPPORTED};
+pub use release::{Mirror, Release};
 pub use staged::{Staged, Tried};
 
 use omnirun_ids::Digest;

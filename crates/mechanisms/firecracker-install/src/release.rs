@@ -2,12 +2,7 @@
 
 use crate::{InstallError, checksums};
 use omnirun_ids::Digest;
-
-/// The release that `omnirun setup` downloads.
-pub const PINNED: &str = "1.16.1";
-
-/// The releases that the driver works with: the pinned one, and the one before it.
-pub const SUPPORTED: [&str; 2] = [PINNED, "1.15.1"];
+use omnirun_vmm::firecracker::PINNED;
 
 /// Where releases are published.
 const PUBLISHED: &str = "https://github.com/firecracker-microvm/firecracker/releases/download";
@@ -143,6 +138,7 @@ pub(crate) fn is_version(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use omnirun_vmm::firecracker::SUPPORTED;
 
     fn release() -> Release {
         Release {

@@ -4,14 +4,14 @@
 use crate::{
     InstallError, Progress,
     archive::{self, Name, PROGRAM, PROGRAMS, Taken},
-    elf::{self, Linkage},
     error::file,
     fetch::{ARCHIVE_LIMIT, Fetch},
     place::{Installed, Record, Staging},
-    release::{Mirror, Release, SUPPORTED},
+    release::{Mirror, Release},
     trial,
 };
 use omnirun_ids::Digest;
+use omnirun_vmm::firecracker::{Linkage, SUPPORTED, linkage};
 use std::{
     fs,
     io::Read,
@@ -135,7 +135,7 @@ impl Staged {
             fs::File::open(&path)
                 .and_then(|f| f.take(64 << 10).read_to_end(&mut head))
                 .map_err(file("read", &path))?;
-            let reason = match elf::linkage(&head) {
+            let reason = match linkage(&head) {
                 Linkage::Static => continue,
                 Linkage::Dynamic => {
                     "it is linked dynamically, and in its jail there is no loader; a release's is static"

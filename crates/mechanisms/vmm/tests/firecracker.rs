@@ -7,7 +7,7 @@ mod tiny;
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{
-    AttachDisk, CloneSpec, DeviceState, Vmm, VmmError,
+    AttachDisk, DeviceState, Vmm, VmmError,
     firecracker::{self, Firecracker},
 };
 use std::{
@@ -19,9 +19,8 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
-use tiny::{Bench, SIZE, alive, until};
+use tiny::{Bench, Files, alive, alive_with, ends_at_once, needs_its_base, status, until};
 
 /// The driver; `None`, with a word, where it cannot be.
 async fn driver() -> Option<Firecracker> {
@@ -46,47 +45,15 @@ fn bench() -> Bench {
 }
 
 /// Boots the guest, waits until it runs, and takes its snapshot.
-async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> (Arc<OwnedFd>, Arc<OwnedFd>) {
-    let vm = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
-    until("the guest has booted", || vm.console_tail().contains("B.")).await;
-    vm.pause().await.expect("it pauses");
-    let to = DeviceState {
-        memory: bench.path("memory"),
-        state: bench.path("state"),
-    };
-    vm.snapshot(&to).await.expect("it is snapshot");
-    let memory = fs::metadata(&to.memory).expect("the memory");
-    assert_eq!(memory.len(), SIZE.memory_mib << 20);
+async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> Files {
+    let files = tiny::snapshot(bench, vmm).await;
+    let memory = fs::metadata(bench.path("memory")).expect("the memory");
     assert_eq!((memory.uid(), memory.mode() & 0o777), (0, 0o444));
     assert!(
         memory.blocks() * 512 < memory.len() / 2,
         "what is zero takes no room"
     );
-    vm.kill();
-    vm.wait().await;
-    let memory = vmm.open_memory(&to.memory).await.expect("the memory opens");
-    (memory, Arc::new(File::open(&to.state).expect("the state").into()))
-}
-
-fn clone(bench: &Bench, (memory, state): &(Arc<OwnedFd>, Arc<OwnedFd>)) -> CloneSpec {
-    CloneSpec {
-        identity: bench.identity("clone"),
-        base: bench.path("base"),
-        size: SIZE,
-        memory: Arc::clone(memory),
-        state: Arc::clone(state),
-    }
-}
-
-fn status(pid: u32, task: &str, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/{task}/status")).expect("its status");
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(str::trim));
-    line.unwrap_or_default().to_owned()
+    files
 }
 
 #[tokio::test]
@@ -101,9 +68,11 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     };
     let before = (digest(), touched());
 
-    let mut clones = Vec::new();
+    let (mut clones, mut sandboxes) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+        let spec = bench.clone_of(&files);
+        sandboxes.push(spec.identity.sandbox.clone());
+        let vm = vmm.restore(spec).await.expect("a clone");
         assert_eq!(vm.console_tail(), "", "nothing runs before it is resumed");
         clones.push(vm);
     }
@@ -126,15 +95,7 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let (pss, private) = vm.memory().expect("its memory");
     assert!(pss > 0 && private > 0);
 
-    // Its end is seen at once, and is the same whoever asks.
-    let started = Instant::now();
-    vm.kill();
-    let exit = vm.wait().await;
-    assert!(started.elapsed() < Duration::from_secs(2));
-    assert_eq!(exit.signal, Some(9));
-    vm.kill();
-    assert_eq!(vm.wait().await, exit);
-    assert!(!alive(vm.pid()), "it is reaped");
+    ends_at_once(vm).await;
     let after = vm.resume().await.expect_err("it is gone");
     assert!(
         matches!(after, VmmError::Gone { step: "resume", .. }),
@@ -145,7 +106,7 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let pids: Vec<u32> = clones.iter().map(|vm| vm.pid()).collect();
     drop(clones);
     until("dropped machines are gone", || {
-        !pids.iter().any(|pid| alive(*pid))
+        !pids.iter().any(|pid| alive(*pid)) && !sandboxes.iter().any(has_control_group)
     })
     .await;
     assert!(before == (digest(), touched()), "no clone touches the snapshot");
@@ -156,7 +117,7 @@ async fn a_jail_has_only_what_its_machine_needs() {
     let Some(vmm) = driver().await else { return };
     let bench = bench();
     let files = snapshot(&bench, &vmm).await;
-    let spec = clone(&bench, &files);
+    let spec = bench.clone_of(&files);
     let sandbox = spec.identity.sandbox.clone();
     let vm = vmm.restore(spec).await.expect("a clone");
     vm.resume().await.expect("it resumes");
@@ -273,7 +234,7 @@ async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
     let bench = bench();
     let files = snapshot(&bench, &vmm).await;
     for running in [false, true] {
-        let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+        let vm = vmm.restore(bench.clone_of(&files)).await.expect("a clone");
         if running {
             vm.resume().await.expect("it resumes");
         }
@@ -311,7 +272,7 @@ async fn a_snapshot_that_lost_its_name_is_still_cloned_and_a_clone_is_snapshot()
     for name in ["memory", "state"] {
         fs::remove_file(bench.path(name)).expect("removed");
     }
-    let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+    let vm = vmm.restore(bench.clone_of(&files)).await.expect("a clone");
     let to = DeviceState {
         memory: bench.path("memory"),
         state: bench.path("state"),
@@ -321,12 +282,14 @@ async fn a_snapshot_that_lost_its_name_is_still_cloned_and_a_clone_is_snapshot()
         vmm.open_memory(&to.memory).await.expect("it opens"),
         Arc::new(File::open(&to.state).expect("the state").into()),
     );
+    ends_at_once(&*vm).await;
     let vm = vmm
-        .restore(clone(&bench, &second))
+        .restore(bench.clone_of(&second))
         .await
         .expect("a clone's clone");
     vm.resume().await.expect("it resumes");
     until("it runs", || vm.console_tail().contains("...")).await;
+    ends_at_once(&*vm).await;
 }
 
 #[tokio::test]
@@ -344,6 +307,7 @@ async fn what_a_dead_owner_left_is_ended_and_nothing_else() {
     assert!(vmm.reap(&left).await.expect("again").is_empty());
     fs::remove_dir_all(&left.run_dir).expect("nothing is mounted in it");
     assert!(alive(bystander.pid()));
+    ends_at_once(&*bystander).await;
 }
 
 #[tokio::test]
@@ -361,7 +325,7 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
         .expect_err("no kernel");
     assert!(matches!(error, VmmError::Refused { .. }), "{error:?}");
     until("the process is gone", || {
-        !alive_named(&identity.sandbox.as_str().replace('_', "-"))
+        !alive_with(&jailed(&identity.sandbox)) && !has_control_group(&identity.sandbox)
     })
     .await;
 
@@ -381,7 +345,7 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
             Arc::clone(&files.0),
             Arc::new(OwnedFd::from(File::open(&path).expect("opened"))),
         );
-        let spec = clone(&bench, &broken);
+        let spec = bench.clone_of(&broken);
         let identity = spec.identity.clone();
         let error = vmm.restore(spec).await.map(drop).expect_err(what);
         assert!(
@@ -389,18 +353,17 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
             "{what}: {error:?}"
         );
         until("the process is gone", || {
-            !alive_named(&identity.sandbox.as_str().replace('_', "-"))
+            !alive_with(&jailed(&identity.sandbox)) && !has_control_group(&identity.sandbox)
         })
         .await;
     }
 
-    let mut spec = clone(&bench, &files);
-    spec.base = bench.path("nothing");
-    let error = vmm.restore(spec).await.map(drop).expect_err("no base");
-    assert!(
-        matches!(&error, VmmError::File { step: "open", path, .. } if path.ends_with("nothing")),
-        "{error:?}"
-    );
+    needs_its_base(&bench, &vmm, &files).await;
+}
+
+/// What the command line of a sandbox's jailer and Firecracker has in it.
+fn jailed(sandbox: &SandboxId) -> String {
+    format!("--id\0{}\0", sandbox.as_str().replace('_', "-"))
 }
 
 fn has_control_group(sandbox: &SandboxId) -> bool {
@@ -412,12 +375,4 @@ fn has_control_group(sandbox: &SandboxId) -> bool {
         (fields.next()? == "cgroup2").then_some(at)
     });
     roots.any(|root| Path::new(root).join("omnirun").join(&id).exists())
-}
-
-fn alive_named(id: &str) -> bool {
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    processes.into_iter().any(|p| {
-        let line = fs::read(p.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&format!("--id\0{id}\0"))
-    })
 }

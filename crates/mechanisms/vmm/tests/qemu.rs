@@ -2,50 +2,17 @@
 
 mod tiny;
 
-use omnirun_vmm::{AttachDisk, CloneSpec, DeviceState, DriverChoice, Vm, Vmm, VmmError};
+use omnirun_vmm::{AttachDisk, CloneSpec, DriverChoice, Vm, Vmm, VmmError};
 use std::{
     fs::{self, File},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tiny::{Bench, SIZE, alive, until};
+use tiny::{Bench, alive, alive_with, ends_at_once, needs_its_base, snapshot, status, until};
 
 async fn qemu() -> Arc<dyn Vmm> {
     omnirun_vmm::detect(DriverChoice::Qemu, None).await.expect("QEMU")
-}
-
-/// Boots the guest, waits until it runs, and takes its snapshot.
-async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> (Arc<OwnedFd>, Arc<OwnedFd>) {
-    let vm = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
-    until("the guest has booted", || vm.console_tail().contains("B.")).await;
-    vm.pause().await.expect("it pauses");
-    let to = DeviceState {
-        memory: bench.path("memory"),
-        state: bench.path("state"),
-    };
-    vm.snapshot(&to).await.expect("it is snapshot");
-    assert_eq!(
-        fs::metadata(&to.memory).expect("the memory").len(),
-        SIZE.memory_mib << 20
-    );
-    vm.kill();
-    vm.wait().await;
-    let memory = vmm.open_memory(&to.memory).await.expect("the memory opens");
-    (memory, Arc::new(File::open(&to.state).expect("the state").into()))
-}
-
-fn clone(bench: &Bench, (memory, state): &(Arc<OwnedFd>, Arc<OwnedFd>)) -> CloneSpec {
-    CloneSpec {
-        identity: bench.identity("clone"),
-        base: bench.path("base"),
-        size: SIZE,
-        memory: Arc::clone(memory),
-        state: Arc::clone(state),
-    }
 }
 
 /// Root of a container may lack the capability to limit another user's process.
@@ -60,14 +27,6 @@ fn may_limit() -> bool {
     !rustix::process::geteuid().is_root() || caps & (1 << SYS_RESOURCE) != 0
 }
 
-fn status(vm: &dyn Vm, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{}/status", vm.pid())).expect("its status");
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(str::trim));
-    line.unwrap_or_default().to_owned()
-}
-
 #[tokio::test]
 async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let bench = Bench::new();
@@ -80,9 +39,9 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let clones = futures_join(
         &*vmm,
         [
-            clone(&bench, &files),
-            clone(&bench, &files),
-            clone(&bench, &files),
+            bench.clone_of(&files),
+            bench.clone_of(&files),
+            bench.clone_of(&files),
         ],
     )
     .await;
@@ -101,11 +60,11 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
 
     // Confined as its driver says.
     let vm = &*clones[0];
-    assert_eq!(status(vm, "Seccomp"), "2");
-    assert_eq!(status(vm, "NoNewPrivs"), "1");
-    assert_eq!(status(vm, "CapEff"), "0000000000000000");
+    assert_eq!(status(vm.pid(), "", "Seccomp"), "2");
+    assert_eq!(status(vm.pid(), "", "NoNewPrivs"), "1");
+    assert_eq!(status(vm.pid(), "", "CapEff"), "0000000000000000");
     if vmm.facts().confinement.starts_with("a uid of its own") {
-        let ids: Vec<String> = clones.iter().map(|vm| status(&**vm, "Uid")).collect();
+        let ids: Vec<String> = clones.iter().map(|vm| status(vm.pid(), "", "Uid")).collect();
         assert!(
             ids[0] != ids[1] && ids[1] != ids[2] && !ids[0].starts_with("0\t"),
             "{ids:?}"
@@ -118,15 +77,7 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     let (pss, private) = vm.memory().expect("its memory");
     assert!(pss > 0 && private > 0);
 
-    // Its end is seen at once, and is the same whoever asks.
-    let started = Instant::now();
-    vm.kill();
-    let exit = vm.wait().await;
-    assert!(started.elapsed() < Duration::from_secs(2));
-    assert_eq!(exit.signal, Some(9));
-    vm.kill();
-    assert_eq!(vm.wait().await, exit);
-    assert!(!alive(vm.pid()), "it is reaped");
+    ends_at_once(vm).await;
     let after = vm.resume().await.expect_err("it is gone");
     assert!(matches!(after, VmmError::Gone { step: "cont", .. }), "{after:?}");
 
@@ -153,7 +104,7 @@ async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
     let vmm = qemu().await;
     let files = snapshot(&bench, &*vmm).await;
     for running in [false, true] {
-        let vm = vmm.restore(clone(&bench, &files)).await.expect("a clone");
+        let vm = vmm.restore(bench.clone_of(&files)).await.expect("a clone");
         if running {
             vm.resume().await.expect("it resumes");
         }
@@ -260,7 +211,7 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
             Arc::clone(&files.0),
             Arc::new(OwnedFd::from(File::open(&path).expect("opened"))),
         );
-        let spec = clone(&bench, &broken);
+        let spec = bench.clone_of(&broken);
         let identity = spec.identity.clone();
         let started = Instant::now();
         let error = vmm.restore(spec).await.map(drop).expect_err(what);
@@ -273,22 +224,11 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
             matches!(error, VmmError::Gone { .. } | VmmError::Refused { .. }),
             "{what}: {error:?}"
         );
-        until("the process is gone", || !alive_named(identity.sandbox.as_str())).await;
+        until("the process is gone", || {
+            !alive_with(&format!("omnirun-{}\0", identity.sandbox))
+        })
+        .await;
     }
 
-    let mut spec = clone(&bench, &files);
-    spec.base = bench.path("nothing");
-    let error = vmm.restore(spec).await.map(drop).expect_err("no base");
-    assert!(
-        matches!(&error, VmmError::File { step: "open", path, .. } if path.ends_with("nothing")),
-        "{error:?}"
-    );
-}
-
-fn alive_named(sandbox: &str) -> bool {
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    processes.into_iter().any(|p| {
-        let line = fs::read(p.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&format!("omnirun-{sandbox}\0"))
-    })
+    needs_its_base(&bench, &*vmm, &files).await;
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   version   which Firecracker is there, and whether it may be used
+//!   elf       how a program is linked
 //!   jail      folder, command line, control group
 //!   api       the calls over its Unix socket
 //!   seccomp   whether a process filters its system calls
@@ -19,6 +20,7 @@
 //! What a restored machine finds again by name are its disks and its sockets, and in every jail they have the same.
 
 mod api;
+mod elf;
 mod jail;
 mod seccomp;
 mod trial;
@@ -31,6 +33,14 @@ use jail::cgroup::{self, Hierarchy};
 use rustix::thread::{CapabilitySet, capabilities};
 use std::{fs::File, os::fd::OwnedFd, path::Path, sync::Arc};
 use version::Programs;
+
+pub use elf::{Linkage, linkage};
+
+/// The release that `omnirun setup` downloads.
+pub const PINNED: &str = "1.16.1";
+
+/// The releases that the driver works with: the pinned one, and the one before it.
+pub const SUPPORTED: [&str; 2] = [PINNED, "1.15.1"];
 
 /// Whether `firecracker` and `jailer` are there, of whatever version: named by `FIRECRACKER_BIN` and `JAILER_BIN`, in
 /// the folder in which `omnirun setup` installs them, or on the search path.

@@ -1,5 +1,9 @@
 //! Which Firecracker is there, and whether it may be used.
 
+use super::{
+    SUPPORTED,
+    elf::{self, Linkage},
+};
 use crate::{VmmError, ask, ask::excerpt};
 use omnirun_sys::host::spawn::{CORE, NEW_IPC, NEW_NETWORK, Spawn, SpawnError, spawn};
 use std::{
@@ -15,38 +19,29 @@ const INSTALL: &str = "omnirun setup";
 /// A filter for system calls, compiled for this very program, as `omnirun setup` may put it beside the program.
 pub(super) const FILTER: &str = "seccomp.bpf";
 
-/// A release: the pinned one and the one before it are supported.
+/// A release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Release(u32, u32, u32);
 
-const SUPPORTED: [Release; 2] = [Release(1, 16, 1), Release(1, 15, 1)];
-
-/// Releases, first and last, that nobody should run untrusted guests on.
-const REFUSED: [(Release, Release, &str); 5] = [
+/// Releases, first and last, that nobody should run untrusted guests on, and why.
+const REFUSED: [(&str, &[(Release, Release)]); 3] = [
     (
-        Release(1, 16, 0),
-        Release(1, 16, 0),
         "its vsock is dead after every restore (firecracker#5969)",
+        &[(Release(1, 16, 0), Release(1, 16, 0))],
     ),
     (
-        Release(1, 13, 0),
-        Release(1, 14, 3),
         "CVE-2026-5747: a guest writes out of bounds through virtio-pci",
+        &[
+            (Release(1, 13, 0), Release(1, 14, 3)),
+            (Release(1, 15, 0), Release(1, 15, 0)),
+        ],
     ),
     (
-        Release(1, 15, 0),
-        Release(1, 15, 0),
-        "CVE-2026-5747: a guest writes out of bounds through virtio-pci",
-    ),
-    (
-        Release(0, 0, 0),
-        Release(1, 13, 1),
         "CVE-2026-1386: its jailer follows links and overwrites files of the host",
-    ),
-    (
-        Release(1, 14, 0),
-        Release(1, 14, 0),
-        "CVE-2026-1386: its jailer follows links and overwrites files of the host",
+        &[
+            (Release(0, 0, 0), Release(1, 13, 1)),
+            (Release(1, 14, 0), Release(1, 14, 0)),
+        ],
     ),
 ];
 
@@ -69,13 +64,17 @@ impl Release {
 
     /// Whether it may be used; else why not.
     fn check(self) -> Result<(), String> {
-        if SUPPORTED.contains(&self) {
+        if SUPPORTED.contains(&&*self.to_string()) {
             return Ok(());
         }
         let reasons: Vec<&str> = REFUSED
             .iter()
-            .filter(|(first, last, _)| (*first..=*last).contains(&self))
-            .map(|(_, _, reason)| *reason)
+            .filter(|(_, ranges)| {
+                ranges
+                    .iter()
+                    .any(|(first, last)| (*first..=*last).contains(&self))
+            })
+            .map(|(reason, _)| *reason)
             .collect();
         let reasons = match reasons.is_empty() {
             true => "it is not a release that OmniRun has been tested with".to_owned(),
@@ -144,7 +143,7 @@ impl Programs {
         Self {
             firecracker,
             jailer,
-            release: SUPPORTED[0],
+            release: Release(1, 16, 1),
             filter: None,
             is_gnu: false,
         }
@@ -230,7 +229,7 @@ fn release_of_any(program: &Path, by: &'static str) -> Result<Release, VmmError>
 
 /// Whether an ELF program names an interpreter. Of a file that is none nothing is said.
 fn is_dynamic(program: &Path) -> io::Result<bool> {
-    Ok(has_interpreter(&head(program)?).unwrap_or(false))
+    Ok(elf::linkage(&head(program)?) == Linkage::Dynamic)
 }
 
 /// Whether a program has the note by which the GNU C library's start code names the oldest kernel that it runs on.
@@ -246,28 +245,6 @@ fn head(program: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     fs::File::open(program)?.take(64 << 10).read_to_end(&mut head)?;
     Ok(head)
-}
-
-fn has_interpreter(elf: &[u8]) -> Option<bool> {
-    const PT_INTERP: u32 = 3;
-    let number = |at: usize, len: usize| -> Option<usize> {
-        let bytes = elf.get(at..at.checked_add(len)?)?;
-        let mut all = [0u8; 8];
-        all[..len].copy_from_slice(bytes);
-        usize::try_from(u64::from_le_bytes(all)).ok()
-    };
-    // 64 bits, little-endian.
-    if elf.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    for entry in 0..count {
-        let kind = number(table.checked_add(entry.checked_mul(size)?)?, 4)?;
-        if kind == PT_INTERP as usize {
-            return Some(true);
-        }
-    }
-    Some(false)
 }
 
 #[cfg(test)]
@@ -296,6 +273,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_its_number_and_the_reason() {
         for good in SUPPORTED {
+            let good = Release::said("Firecracker", &format!("Firecracker v{good}")).expect("a release");
             assert_eq!(good.check(), Ok(()));
         }
         let said = |release: Release| release.check().expect_err("refused");
@@ -317,21 +295,5 @@ mod tests {
         let other = tempfile::NamedTempFile::new().expect("a file");
         fs::write(other.path(), b"\x7fELF\x02\x01 and no note").expect("written");
         assert!(!is_gnu(other.path()).expect("read"));
-    }
-
-    #[test]
-    fn tells_a_dynamic_program_from_others() {
-        let elf = |kind: u8| {
-            let mut elf = vec![0u8; 64 + 56];
-            elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-            (elf[32], elf[54], elf[56], elf[64]) = (64, 56, 1, kind);
-            elf
-        };
-        assert_eq!(has_interpreter(&elf(3)), Some(true));
-        assert_eq!(has_interpreter(&elf(1)), Some(false));
-        assert_eq!(has_interpreter(b"#!/bin/sh\n"), None);
-        for cut in 0..elf(1).len() - 52 {
-            assert_eq!(has_interpreter(&elf(1)[..cut]), None, "{cut}");
-        }
     }
 }

@@ -5,10 +5,12 @@
 //! instructions mean the same in 64 bits.
 
 use omnirun_ids::SandboxId;
-use omnirun_vmm::{BootSpec, MachineSize, VmIdentity};
+use omnirun_vmm::{BootSpec, CloneSpec, DeviceState, MachineSize, Vm, VmIdentity, Vmm, VmmError};
 use std::{
-    fs,
+    fs::{self, File},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -111,6 +113,84 @@ impl Bench {
             size: SIZE,
         }
     }
+
+    /// A clone of a snapshot.
+    pub fn clone_of(&self, (memory, state): &Files) -> CloneSpec {
+        CloneSpec {
+            identity: self.identity("clone"),
+            base: self.path("base"),
+            size: SIZE,
+            memory: Arc::clone(memory),
+            state: Arc::clone(state),
+        }
+    }
+}
+
+/// A snapshot's memory and state, opened.
+pub type Files = (Arc<OwnedFd>, Arc<OwnedFd>);
+
+/// Boots the guest, waits until it runs, and takes its snapshot, into the files `memory` and `state`.
+pub async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> Files {
+    let vm = vmm
+        .start(bench.boot(bench.identity("boot")))
+        .await
+        .expect("it boots");
+    until("the guest has booted", || vm.console_tail().contains("B.")).await;
+    vm.pause().await.expect("it pauses");
+    let to = DeviceState {
+        memory: bench.path("memory"),
+        state: bench.path("state"),
+    };
+    vm.snapshot(&to).await.expect("it is snapshot");
+    assert_eq!(
+        fs::metadata(&to.memory).expect("the memory").len(),
+        SIZE.memory_mib << 20
+    );
+    vm.kill();
+    vm.wait().await;
+    let memory = vmm.open_memory(&to.memory).await.expect("the memory opens");
+    (memory, Arc::new(File::open(&to.state).expect("the state").into()))
+}
+
+/// Its end is seen at once, and is the same whoever asks.
+pub async fn ends_at_once(vm: &dyn Vm) {
+    let started = Instant::now();
+    vm.kill();
+    let exit = vm.wait().await;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(exit.signal, Some(9));
+    vm.kill();
+    assert_eq!(vm.wait().await, exit);
+    assert!(!alive(vm.pid()), "it is reaped");
+}
+
+/// A clone without its base is refused by the base's name.
+pub async fn needs_its_base(bench: &Bench, vmm: &dyn Vmm, files: &Files) {
+    let mut spec = bench.clone_of(files);
+    spec.base = bench.path("nothing");
+    let error = vmm.restore(spec).await.map(drop).expect_err("no base");
+    assert!(
+        matches!(&error, VmmError::File { step: "open", path, .. } if path.ends_with("nothing")),
+        "{error:?}"
+    );
+}
+
+/// A field of a process's status, or of a thread's (`task/NUMBER`).
+pub fn status(pid: u32, task: &str, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/{task}/status")).expect("its status");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(str::trim));
+    line.unwrap_or_default().to_owned()
+}
+
+/// Whether a process is there that has this in its command line, whose words each end with a NUL.
+pub fn alive_with(words: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    processes.into_iter().any(|p| {
+        let line = fs::read(p.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(words)
+    })
 }
 
 fn fresh() -> u32 {

@@ -1,6 +1,15 @@
 use super::*;
 use std::{io::Read, os::fd::AsFd};
 
+/// What a process writes until it ends. It is reaped then.
+fn said(spawned: &Spawned, mut read: io::PipeReader) -> String {
+    let mut out = String::new();
+    read.read_to_string(&mut out).expect("the pipe is read");
+    let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
+    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).expect("it is waited for");
+    out
+}
+
 fn sh(script: &str, change: impl Fn(&mut Spawn<'_>)) -> Result<String, SpawnError> {
     let (read, write) = io::pipe().expect("a pipe");
     let null = std::fs::File::open("/dev/null").expect("the null device");
@@ -24,12 +33,7 @@ fn sh(script: &str, change: impl Fn(&mut Spawn<'_>)) -> Result<String, SpawnErro
     change(&mut what);
     let spawned = spawn(&what)?;
     drop(write);
-    let mut out = String::new();
-    let mut read = read;
-    read.read_to_string(&mut out).expect("the pipe is read");
-    let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
-    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).expect("it is waited for");
-    Ok(out)
+    Ok(said(&spawned, read))
 }
 
 #[test]
@@ -131,11 +135,7 @@ fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
     });
     let spawned = spawned.expect("it starts");
     drop(write);
-    let mut out = String::new();
-    let mut read = read;
-    read.read_to_string(&mut out).expect("the pipe is read");
-    let id = rustix::process::WaitId::PidFd(spawned.pidfd.as_fd());
-    rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).expect("it is waited for");
+    let out = said(&spawned, read);
     assert!(out.starts_with("1\nwords") && out.ends_with("no\n"), "{out}");
     assert_eq!(std::fs::read_to_string(&to).expect("read"), "", "not on the host");
     std::fs::remove_dir_all(&dir).expect("removed");

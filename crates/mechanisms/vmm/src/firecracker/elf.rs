@@ -3,7 +3,7 @@
 
 /// What a file is to the jailer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Linkage {
+pub enum Linkage {
     /// An ELF program that needs nothing else.
     Static,
     /// An ELF program that names a loader.
@@ -16,7 +16,7 @@ pub(crate) enum Linkage {
 const PT_INTERP: u32 = 3;
 
 /// Reads the start of a file (64 KiB are plenty).
-pub(crate) fn linkage(head: &[u8]) -> Linkage {
+pub fn linkage(head: &[u8]) -> Linkage {
     parse(head).unwrap_or(Linkage::Other)
 }
 
@@ -68,6 +68,9 @@ mod tests {
         let whole = elf(&[1, 3]);
         for end in 0..whole.len() {
             linkage(&whole[..end]);
+        }
+        for end in 0..64 + 4 {
+            assert_eq!(linkage(&elf(&[1])[..end]), Linkage::Other, "{end}");
         }
         for at in [32, 39, 54, 55, 56, 57] {
             let mut odd = whole.clone();
