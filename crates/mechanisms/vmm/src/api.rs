@@ -24,6 +24,8 @@ pub struct VmmFacts {
     pub accelerator: &'static str,
     /// Model and features of the virtual CPU, as far as they decide whether a snapshot can be restored.
     pub cpu: String,
+    /// The devices that a guest sees, in order. Changes when they do.
+    pub devices: &'static str,
     /// How the VMM process is confined, in words for `doctor`.
     pub confinement: String,
 }

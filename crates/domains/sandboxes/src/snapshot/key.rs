@@ -6,9 +6,6 @@ use omnirun_vmm::{MachineSize, VmmFacts};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// The devices that a guest sees, in order. Changes when they do.
-const DEVICES: &str = "base:virtio-blk,session:virtio-blk,agent:virtio-serial,rng:virtio-rng";
-
 /// Everything that a snapshot depends on. Disk size is not in it: the disk comes with the claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +26,7 @@ pub struct SnapshotKey {
     pub base: Digest,
     /// The kernel command line that the image asks for.
     pub cmdline: String,
-    /// The devices.
+    /// The devices that the guest has seen.
     pub devices: String,
     /// Virtual CPUs.
     pub vcpus: u32,
@@ -52,7 +49,7 @@ impl SnapshotKey {
             initramfs: spec.image.initramfs_digest.clone(),
             base: spec.image.base_digest.clone(),
             cmdline: cmdline.to_owned(),
-            devices: DEVICES.to_owned(),
+            devices: vmm.devices.to_owned(),
             vcpus: machine.vcpus,
             memory_mib: machine.memory_mib,
             group: group.clone(),
@@ -82,7 +79,7 @@ pub(crate) mod tests {
             initramfs: digest(2),
             base: digest(3),
             cmdline: String::new(),
-            devices: DEVICES.into(),
+            devices: "base:virtio-blk,session:virtio-blk,agent:virtio-serial,rng:virtio-rng".into(),
             vcpus: 1,
             memory_mib: 1024,
             group: "local".into(),

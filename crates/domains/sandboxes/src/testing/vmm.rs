@@ -100,6 +100,7 @@ impl Default for FakeVmm {
             version: "1".into(),
             accelerator: "none",
             cpu: "none".into(),
+            devices: "none",
             confinement: "none".into(),
         };
         Self {

@@ -106,6 +106,7 @@ impl Firecracker {
             version: host.programs.release.to_string(),
             accelerator: "kvm",
             cpu: accel::host_cpu(),
+            devices: vm::DEVICES,
             confinement: host.words(filtered),
         };
         Ok(Self { host, facts })

@@ -7,6 +7,9 @@ use super::version::{READONLY_MEMORY, Release};
 use crate::{MachineSize, accel::Accel};
 use std::ffi::CString;
 
+/// What a guest sees, in order; see [`crate::VmmFacts::devices`].
+pub(super) const DEVICES: &str = "base:virtio-blk,session:virtio-blk,agent:virtio-serial,rng:virtio-rng";
+
 /// The descriptors of the process, by their numbers. 0 and 1 are `/dev/null`, 2 is a pipe that its owner reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]

@@ -85,6 +85,7 @@ impl Qemu {
                 version: program.version.clone(),
                 accelerator: accel.as_str(),
                 cpu: cpu(&accel),
+                devices: command_line::DEVICES,
                 confinement: confinement.words(),
             };
             Ok(Self {

@@ -34,6 +34,9 @@ const INITRAMFS: &str = "initramfs";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 
+/// What a guest sees, in order; see [`crate::VmmFacts::devices`].
+pub(super) const DEVICES: &str = "base:virtio-blk,session:virtio-blk,agent:virtio-vsock,rng:virtio-rng";
+
 /// The drives, as Firecracker calls them.
 const FIRST_DISK: &str = "base";
 const SESSION_DRIVE: &str = "session";
