@@ -5,7 +5,7 @@
 //!   elf       how a program is linked
 //!   jail      folder, command line, control group
 //!   api       the calls over its Unix socket
-//!   seccomp   whether a process filters its system calls
+//!   seccomp   which system calls a process may make
 //!   trial     a jailed start without a machine
 //!   vm        one machine
 //! ```
@@ -80,6 +80,8 @@ struct Host {
     programs: Programs,
     /// What the jailer calls the program.
     name: String,
+    /// The compiled seccomp filter for a program that has none of its own.
+    filter: Option<Vec<u8>>,
     uids: UidRange,
     /// The control groups; or why there are none.
     cgroups: Result<Hierarchy, String>,
@@ -100,7 +102,7 @@ impl Firecracker {
             })
         })?);
         let has_filter = trial::run(&host).await?;
-        let filtered = has_filter && (host.programs.filter.is_some() || !host.programs.is_gnu);
+        let filtered = has_filter && (host.filter.is_some() || !host.programs.is_gnu);
         let facts = VmmFacts {
             driver: "firecracker",
             version: host.programs.release.to_string(),
@@ -129,8 +131,13 @@ impl Host {
             .name()
             .ok_or_else(|| unfit("its program's name is not UTF-8"))?
             .to_owned();
+        let filter = match programs.is_gnu {
+            true => seccomp::compile()?,
+            false => None,
+        };
         Ok(Self {
             name,
+            filter,
             uids,
             cgroups: Hierarchy::find(),
             may_limit: capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE)),
@@ -144,10 +151,10 @@ impl Host {
             Ok(hierarchy) => hierarchy.words(),
             Err(why) => format!("no control group ({why})"),
         };
-        let seccomp = match (filtered, &self.programs.filter) {
-            (true, Some(_)) => "seccomp by the filter beside the program",
+        let seccomp = match (filtered, &self.filter) {
+            (true, Some(_)) => "seccomp (OmniRun's filter, since this build has none)",
             (true, None) => "seccomp",
-            (false, _) => "seccomp off (a build for the gnu target filters nothing by itself)",
+            (false, _) => "seccomp off (this build filters nothing by itself)",
         };
         format!(
             "a uid of its own per VM, chroot, empty network, IPC and pid namespaces, {seccomp}, no new privileges, \
@@ -163,7 +170,9 @@ impl Vmm for Firecracker {
     }
 
     async fn start(&self, spec: BootSpec) -> Result<Box<dyn Vm>, VmmError> {
-        Ok(Box::new(vm::Machine::boot(&self.host, spec).await?))
+        let machine = vm::Machine::boot(&self.host, spec).await?;
+        machine.is_filtered().await?;
+        Ok(Box::new(machine))
     }
 
     async fn open_memory(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError> {
@@ -176,7 +185,9 @@ impl Vmm for Firecracker {
     }
 
     async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
-        Ok(Box::new(vm::Machine::restore(&self.host, spec).await?))
+        let machine = vm::Machine::restore(&self.host, spec).await?;
+        machine.is_filtered().await?;
+        Ok(Box::new(machine))
     }
 
     async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {

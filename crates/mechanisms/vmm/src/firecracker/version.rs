@@ -16,8 +16,6 @@ use std::{
 
 /// How to get them, for people.
 const INSTALL: &str = "omnirun setup";
-/// A filter for system calls, compiled for this very program, as `omnirun setup` may put it beside the program.
-pub(super) const FILTER: &str = "seccomp.bpf";
 
 /// A release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,7 +92,6 @@ pub(super) struct Programs {
     pub(super) firecracker: PathBuf,
     pub(super) jailer: PathBuf,
     pub(super) release: Release,
-    pub(super) filter: Option<PathBuf>,
     /// Whether it is built for the GNU C library, so that its own filter lets everything through.
     pub(super) is_gnu: bool,
 }
@@ -126,11 +123,9 @@ impl Programs {
                 reason: "it is linked dynamically, and there are no libraries in a jail".into(),
             });
         }
-        let filter = firecracker.with_file_name(FILTER);
         Ok(Self {
             // What cannot be read is not trusted to filter.
             is_gnu: is_gnu(&firecracker).unwrap_or(true),
-            filter: filter.is_file().then_some(filter),
             firecracker,
             jailer,
             release,
@@ -144,7 +139,6 @@ impl Programs {
             firecracker,
             jailer,
             release: Release(1, 16, 1),
-            filter: None,
             is_gnu: false,
         }
     }

@@ -81,6 +81,18 @@ impl Jail {
         }
     }
 
+    /// A small file for the process to read.
+    pub(in crate::firecracker) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), VmmError> {
+        let file = self.new_file(name, OFlags::WRONLY)?;
+        rustix::fs::fchmod(&file, Mode::RUSR | Mode::RGRP | Mode::ROTH)
+            .map_err(self.failed("let the VM's user read", name))?;
+        io::Write::write_all(&mut std::fs::File::from(file), bytes).map_err(|source| VmmError::File {
+            step: "write",
+            path: self.path.join(name),
+            source,
+        })
+    }
+
     /// Lets the process read a file under this name. Reads it whole if it has lost its own.
     pub(in crate::firecracker) fn show(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), VmmError> {
         // Who may come near it is up to the folder that it is in; in the jail the VM's user must be able to read it.

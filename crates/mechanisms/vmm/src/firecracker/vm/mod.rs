@@ -17,6 +17,7 @@ pub(super) use start::Plan;
 use super::{
     api::{Client, State},
     jail::Jail,
+    seccomp,
 };
 use crate::{
     AttachDisk, ChannelStream, DeviceState, Exit, MachineSize, Vm, VmIdentity, VmmError, process::Process,
@@ -67,6 +68,19 @@ impl Machine {
     /// The version that the process itself names.
     pub(super) async fn version(&self) -> Result<String, VmmError> {
         self.asked("version", self.api.version().await).await
+    }
+
+    /// Fails unless every thread filters its system calls, as all do once a guest may run.
+    pub(super) async fn is_filtered(&self) -> Result<(), VmmError> {
+        let step = "looking for seccomp filters";
+        match seccomp::unfiltered(self.process.pid()) {
+            Ok(None) => Ok(()),
+            Ok(Some(thread)) => Err(VmmError::Refused {
+                step,
+                reason: format!("its thread {thread} has none"),
+            }),
+            Err(source) => Err(VmmError::Io { step, source }),
+        }
     }
 }
 

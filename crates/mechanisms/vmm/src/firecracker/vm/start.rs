@@ -63,14 +63,14 @@ impl Plan {
         writes: u64,
     ) -> Result<Self, VmmError> {
         let sandbox = identity.sandbox.as_str();
-        let mut jail = Jail::make(
+        let jail = Jail::make(
             &identity,
             &host.name,
             &jail::name(sandbox),
             host.uids.pick(sandbox),
         )?;
-        if let Some(filter) = &host.programs.filter {
-            jail.show(FILTER, open(filter)?.as_fd())?;
+        if let Some(filter) = &host.filter {
+            jail.put(FILTER, filter)?;
         }
         Ok(Self {
             identity,
@@ -184,7 +184,7 @@ fn arguments(host: &Host, identity: &VmIdentity, id: &str, writes: u64) -> Resul
         uid: host.uids.pick(identity.sandbox.as_str()),
         cgroup: host.cgroups.is_ok().then(|| Group::name(id)),
         file_size: host.may_limit.then_some(writes),
-        filter: host.programs.filter.is_some(),
+        filter: host.filter.is_some(),
     };
     command_line::as_c(line.build()).ok_or_else(|| invalid(host, "a path has a NUL byte in it"))
 }

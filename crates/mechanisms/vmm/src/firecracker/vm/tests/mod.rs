@@ -77,6 +77,7 @@ impl Bench {
         let host = Host {
             programs: Programs::unasked("/nowhere/fc".into(), jailer),
             name: "fc".into(),
+            filter: None,
             uids: UidRange::here().expect("ids"),
             cgroups: Err("none in this test".into()),
             may_limit: false,
