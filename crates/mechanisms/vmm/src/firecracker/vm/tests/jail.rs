@@ -2,47 +2,158 @@
 
 use super::*;
 
+/// A file of the host that a link may lead to, and how it was.
+struct Victim {
+    path: PathBuf,
+    before: Option<(String, [i64; 6])>,
+}
+
+impl Victim {
+    fn new(bench: &Bench) -> Self {
+        let path = bench.path("victim");
+        fs::write(&path, "as it was").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+        Self { path, before: None }
+    }
+
+    fn now(&self) -> (String, [i64; 6]) {
+        let m = fs::metadata(&self.path).expect("the victim");
+        let owner = [m.uid().into(), m.gid().into(), m.mode().into()];
+        let [uid, gid, mode] = owner;
+        let text = fs::read_to_string(&self.path).expect("the victim");
+        (text, [uid, gid, mode, m.mtime_nsec(), m.ctime(), m.ctime_nsec()])
+    }
+
+    /// Puts a link to it there. A hard link is a change by itself.
+    fn plant(&mut self, at: &Path, soft: bool) {
+        fs::create_dir_all(at.parent().expect("it is in a folder")).expect("made");
+        match soft {
+            true => symlink(&self.path, at),
+            false => fs::hard_link(&self.path, at),
+        }
+        .expect("planted");
+        self.before = Some(self.now());
+    }
+
+    fn is_as_it_was(&self) -> bool {
+        self.before.as_ref() == Some(&self.now())
+    }
+}
+
+/// What there will be in a jail, from the run folder down: by the owner, by the jailer, by Firecracker.
+const PLACES: [&str; 24] = [
+    "fc",
+    "fc/ID",
+    "fc/ID/root",
+    "fc/ID/root/run",
+    "fc/ID/root/run/api.sock",
+    "fc/ID/root/run/agent.sock",
+    "fc/ID/root/dev",
+    "fc/ID/root/dev/kvm",
+    "fc/ID/root/dev/urandom",
+    "fc/ID/root/dev/userfaultfd",
+    "fc/ID/root/dev/net",
+    "fc/ID/root/dev/net/tun",
+    "fc/ID/root/fc",
+    "fc/ID/root/fc.pid",
+    "fc/ID/root/log",
+    "fc/ID/root/base",
+    "fc/ID/root/vmlinux",
+    "fc/ID/root/initramfs",
+    "fc/ID/root/memory",
+    "fc/ID/root/state",
+    "fc/ID/root/placeholder",
+    "fc/ID/root/session",
+    "fc/ID/root/seccomp.bpf",
+    "fc/ID/root/snapshot.memory",
+];
+
 #[tokio::test]
-async fn what_is_planted_where_the_jail_should_be_fails_the_start_and_stays() {
+async fn a_link_planted_before_the_start_fails_it_and_what_it_leads_to_stays() {
     let Some(bench) = Bench::new() else { return };
-    let victim = bench.path("victim");
-    fs::write(&victim, "as it was").expect("written");
-    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).expect("ours");
-    let folder = bench.path("elsewhere");
-    fs::create_dir(&folder).expect("made");
-    type Plant<'a> = Box<dyn Fn(&VmIdentity) + 'a>;
-    let plants: [Plant<'_>; 5] = [
-        Box::new(|id| symlink(&folder, id.run_dir.join("fc")).expect("planted")),
-        Box::new(|id| {
-            fs::create_dir(id.run_dir.join("fc")).expect("planted");
-            symlink(&folder, jail_of(id).parent().expect("its parent")).expect("planted");
-        }),
-        Box::new(|id| {
-            fs::create_dir_all(jail_of(id)).expect("planted");
-            symlink(&victim, jail_of(id).join("fc")).expect("planted");
-        }),
-        Box::new(|id| {
-            fs::create_dir_all(jail_of(id)).expect("planted");
-            fs::hard_link(&victim, jail_of(id).join("fc")).expect("planted");
-        }),
-        Box::new(|id| {
-            fs::set_permissions(&id.run_dir, fs::Permissions::from_mode(0o777)).expect("ours");
-        }),
-    ];
-    for (number, plant) in plants.iter().enumerate() {
+    let mut victim = Victim::new(&bench);
+    for (place, soft) in PLACES.into_iter().flat_map(|p| [(p, true), (p, false)]) {
         let identity = bench.identity();
-        plant(&identity);
-        let started = identity.run_dir.join("started");
-        let spec = bench.clone_spec(identity);
-        let error = Machine::restore(&bench.host, spec)
-            .await
-            .map(drop)
-            .expect_err("refused");
-        assert!(matches!(error, VmmError::File { .. }), "{number}: {error:?}");
-        assert!(!started.exists(), "{number}: the jailer never ran");
-        assert_eq!(fs::read_to_string(&victim).expect("the victim"), "as it was");
-        assert_eq!(fs::metadata(&victim).expect("the victim").uid(), 0);
-        assert!(fs::read_dir(&folder).expect("the folder").next().is_none());
+        let id = identity.sandbox.as_str().replace('_', "-");
+        victim.plant(&identity.run_dir.join(place.replace("ID", &id)), soft);
+        let (planted, started) = (identity.run_dir.join("fc"), identity.run_dir.join("started"));
+        let cloned = Machine::restore(&bench.host, bench.clone_spec(identity.clone())).await;
+        let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
+        for error in [
+            cloned.map(drop).expect_err(place),
+            booted.map(drop).expect_err(place),
+        ] {
+            match error {
+                VmmError::File {
+                    step: "create",
+                    path,
+                    source,
+                } => {
+                    assert_eq!(
+                        (path, source.kind()),
+                        (planted.clone(), io::ErrorKind::AlreadyExists)
+                    );
+                }
+                other => panic!("{place}: {other:?}"),
+            }
+        }
+        assert!(!started.exists(), "{place}: the jailer never ran");
+        assert!(
+            victim.is_as_it_was(),
+            "{place}: {:?}, was {:?}",
+            victim.now(),
+            victim.before
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_run_folder_that_is_a_link_or_open_to_others_fails_the_start() {
+    let Some(bench) = Bench::new() else { return };
+    let elsewhere = bench.path("elsewhere");
+    fs::create_dir(&elsewhere).expect("made");
+    let plants: [&dyn Fn(&Path); 3] = [
+        &|run_dir| {
+            fs::remove_dir_all(run_dir).expect("removed");
+            symlink(&elsewhere, run_dir).expect("planted");
+        },
+        &|run_dir| fs::set_permissions(run_dir, fs::Permissions::from_mode(0o777)).expect("ours"),
+        &|run_dir| std::os::unix::fs::chown(run_dir, Some(1), None).expect("root gives it away"),
+    ];
+    for (number, plant) in plants.into_iter().enumerate() {
+        let identity = bench.identity();
+        plant(&identity.run_dir);
+        let failed = Machine::restore(&bench.host, bench.clone_spec(identity.clone())).await;
+        match failed.map(drop).expect_err("refused") {
+            VmmError::File { path, .. } => assert_eq!(path, identity.run_dir, "{number}"),
+            other => panic!("{number}: {other:?}"),
+        }
+        assert!(fs::read_dir(&elsewhere).expect("the folder").next().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_the_process_plants_for_later_is_not_followed_either() {
+    let Some(bench) = Bench::new() else { return };
+    let mut victim = Victim::new(&bench);
+    for soft in [true, false] {
+        let (machine, _double) = bench.restore(&[]).await.expect("a clone");
+        for name in ["session", "snapshot.memory"] {
+            victim.plant(&machine.jail.path().join(name), soft);
+        }
+        let file = tempfile::tempfile_in(bench.dir.path()).expect("a disk").into();
+        let refused = machine.attach_disk(AttachDisk { file, bytes: 512 }).await;
+        assert!(matches!(refused, Err(VmmError::Refused { .. })), "{refused:?}");
+        let to = DeviceState {
+            memory: bench.path("to.memory"),
+            state: bench.path("to.state"),
+        };
+        let refused = machine.snapshot(&to).await;
+        assert!(
+            matches!(refused, Err(VmmError::File { step: "create", .. })),
+            "{refused:?}"
+        );
+        assert!(victim.is_as_it_was());
     }
 }
 

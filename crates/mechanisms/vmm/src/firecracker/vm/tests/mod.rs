@@ -108,7 +108,12 @@ impl Bench {
     async fn boot(&self, answers: &[Answer]) -> Result<(Machine, Double), VmmError> {
         let identity = self.identity();
         let double = Double::start(&identity, answers);
-        let spec = BootSpec {
+        let machine = Machine::boot(&self.host, self.boot_spec(identity)).await;
+        machine.map(|m| (m, double))
+    }
+
+    fn boot_spec(&self, identity: VmIdentity) -> BootSpec {
+        BootSpec {
             identity,
             kernel: self.path("nothing"),
             vmlinux: self.path("vmlinux"),
@@ -116,8 +121,7 @@ impl Bench {
             cmdline: String::new(),
             base: self.path("base"),
             size: SIZE,
-        };
-        Machine::boot(&self.host, spec).await.map(|m| (m, double))
+        }
     }
 
     fn clone_spec(&self, identity: VmIdentity) -> CloneSpec {

@@ -3,11 +3,13 @@
 //! The programs are those of `FIRECRACKER_BIN` and `JAILER_BIN`, else the ones on PATH; without them, or without
 //! `/dev/kvm`, or as another user than root, a test says that it is skipped. A KVM that runs no stock kernel is enough.
 
+mod jail;
+#[path = "../tiny/mod.rs"]
 mod tiny;
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{
-    AttachDisk, DeviceState, Vmm, VmmError,
+    AttachDisk, DeviceState, Vm, Vmm, VmmError,
     firecracker::{self, Firecracker},
 };
 use std::{
@@ -110,122 +112,6 @@ async fn clones_of_a_snapshot_stay_paused_and_go_on_where_it_was() {
     })
     .await;
     assert!(before == (digest(), touched()), "no clone touches the snapshot");
-}
-
-#[tokio::test]
-async fn a_jail_has_only_what_its_machine_needs() {
-    let Some(vmm) = driver().await else { return };
-    let bench = bench();
-    let files = snapshot(&bench, &vmm).await;
-    let spec = bench.clone_of(&files);
-    let sandbox = spec.identity.sandbox.clone();
-    let vm = vmm.restore(spec).await.expect("a clone");
-    vm.resume().await.expect("it resumes");
-    let pid = vm.pid();
-    assert_eq!(
-        has_control_group(&sandbox),
-        !vmm.facts().confinement.contains("no control group")
-    );
-
-    for task in fs::read_dir(format!("/proc/{pid}/task"))
-        .expect("its threads")
-        .flatten()
-    {
-        let task = format!("task/{}", task.file_name().to_string_lossy());
-        for caps in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(status(pid, &task, caps), "0000000000000000", "{caps}");
-        }
-        assert_eq!(status(pid, &task, "NoNewPrivs"), "1");
-        // Also where it lets everything through, as the facts say of a build for the gnu target.
-        assert_eq!(status(pid, &task, "Seccomp"), "2", "{}", vmm.facts().confinement);
-    }
-    assert!(
-        status(pid, "", "NSpid").ends_with("\t1"),
-        "the first of its namespace"
-    );
-    for kind in ["mnt", "net", "ipc", "pid"] {
-        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
-        assert_ne!(of("self"), of(&pid.to_string()), "{kind}");
-    }
-    assert!(fs::read(format!("/proc/{pid}/environ")).expect("ours").is_empty());
-    let groups = status(pid, "", "Groups");
-    assert!(groups.split_whitespace().all(|g| g == "0"), "{groups}");
-
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let mut seen = BTreeSet::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the jail").flatten() {
-            let kind = entry.file_type().expect("its kind");
-            let path = entry.path();
-            if kind.is_dir() {
-                folders.push(path.clone());
-            }
-            let letter = match kind {
-                k if k.is_dir() => 'd',
-                k if k.is_socket() => 's',
-                k if k.is_fifo() => 'p',
-                k if k.is_char_device() => 'c',
-                k if k.is_file() => 'f',
-                _ => '?',
-            };
-            let name = path.strip_prefix(&root).expect("inside").display().to_string();
-            seen.insert(format!("{letter} {name}"));
-        }
-    }
-    // What this kernel may lack, or this build not need.
-    let optional = ["c dev/userfaultfd", "f seccomp.bpf"];
-    seen.retain(|name| !optional.contains(&name.as_str()));
-    let expected = [
-        "c dev/kvm",
-        "c dev/net/tun",
-        "c dev/urandom",
-        "d dev",
-        "d dev/net",
-        "d run",
-        "f base",
-        "f firecracker",
-        "f firecracker.pid",
-        "f memory",
-        "f placeholder",
-        "f state",
-        "p log",
-        "s run/agent.sock",
-        "s run/api.sock",
-    ];
-    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
-
-    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
-    let mut at = Vec::new();
-    for line in mounts.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        if fields[4] != "/" {
-            assert!(fields[5].split(',').any(|o| o == "ro"), "{line}");
-        }
-        at.push(fields[4]);
-    }
-    at.retain(|at| *at != "/seccomp.bpf");
-    at.sort_unstable();
-    assert_eq!(at, ["/", "/base", "/memory", "/state"]);
-    let ours = fs::read_to_string("/proc/self/mountinfo").expect("our mounts");
-    assert!(!ours.contains("/root/base"), "nothing is mounted on the host");
-
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
-    let limit = |name: &str| {
-        let line = limits
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .unwrap_or_default();
-        line.split_whitespace()
-            .take(2)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(limit("Max open files"), ["1024", "1024"]);
-    assert_eq!(limit("Max core file size"), ["0", "0"]);
-    vm.kill();
-    vm.wait().await;
-    assert!(!has_control_group(&sandbox), "it goes with the process");
 }
 
 #[tokio::test]
@@ -368,11 +254,18 @@ fn jailed(sandbox: &SandboxId) -> String {
 
 fn has_control_group(sandbox: &SandboxId) -> bool {
     let id = sandbox.as_str().replace('_', "-");
+    hierarchies()
+        .iter()
+        .any(|root| root.join("omnirun").join(&id).exists())
+}
+
+/// Where unified hierarchies of control groups are mounted.
+fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").expect("our mounts");
-    let mut roots = mounts.lines().filter_map(|line| {
+    let roots = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let at = fields.nth(1)?;
-        (fields.next()? == "cgroup2").then_some(at)
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(at))
     });
-    roots.any(|root| Path::new(root).join("omnirun").join(&id).exists())
+    roots.collect()
 }
