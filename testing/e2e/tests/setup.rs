@@ -1,5 +1,6 @@
 //! `omnirun setup` as a user meets it: downloads from a server on loopback, archives and folders that are here, and what
-//! goes wrong with either. The programs are the smallest that say a version.
+//! goes wrong with either. The programs are the smallest that say a version, and are asked for no more, but where the trial
+//! is what is looked at.
 
 use omnirun_e2e::{omnirun_in, run, wait_until};
 use serde_json::Value;
@@ -215,8 +216,15 @@ fn answer(
     };
 }
 
-/// `omnirun setup` with a data folder, and no proxy but the test's own.
+/// `omnirun setup` with a data folder, without a trial, and no proxy but the test's own.
 fn setup(data: &Path, args: &[&str]) -> Command {
+    let mut command = trying(data, args);
+    command.arg("--no-trial");
+    command
+}
+
+/// The same, with a trial.
+fn trying(data: &Path, args: &[&str]) -> Command {
     let mut command = omnirun_in(data, ["setup"]);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
@@ -439,7 +447,7 @@ fn what_does_not_pass_its_trial_replaces_nothing() {
             "1.16.1",
             "jailer",
             program("Jailer v1.16.1\n", 3),
-            "exit status: 3",
+            "exits with code 3",
         ),
         ("1.16.1", "jailer", program("Jailer v1.15.1\n", 0), "1.15.1"),
         (
@@ -472,6 +480,68 @@ fn what_does_not_pass_its_trial_replaces_nothing() {
         assert!(err.contains(words), "{words}: {err}");
         assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
     }
+}
+
+/// Programs that say the right version and are nothing else.
+#[test]
+fn a_firecracker_that_does_not_start_in_its_jail_replaces_nothing() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (old, new) = (Release::new("1.15.1"), Release::new("1.16.1"));
+    let from = old.folder().to_string_lossy().into_owned();
+    let (code, _, err) = run(&mut setup(data.path(), &["--from", &from]));
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("--no-trial says so"), "{err}");
+
+    let from = new.folder().to_string_lossy().into_owned();
+    let (code, out, err) = run(&mut trying(data.path(), &["--from", &from, "--json"]));
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(code, 125, "{err}");
+        assert!(err.contains("did not pass its trial, a start in a jail"), "{err}");
+        assert!(
+            err.contains("Jailer v1.16.1") || err.contains("starting Firecracker"),
+            "{err}"
+        );
+        assert_eq!(on_the_shelf(data.path()), ["1.15.1", "current"]);
+    } else {
+        // Nobody but root can try it, which is no fault of the programs'.
+        assert_eq!(code, 0, "{err}");
+        assert!(err.contains("Not tried: a start in the jail"), "{err}");
+        let line: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(line["trial"]["jailed"], false);
+    }
+}
+
+/// The real programs, where somebody names them.
+#[test]
+fn a_real_firecracker_is_tried_as_far_as_this_machine_can() {
+    let named = |name| std::env::var_os(name).map(PathBuf::from);
+    let (Some(firecracker), Some(jailer)) = (named("FIRECRACKER_BIN"), named("JAILER_BIN")) else {
+        eprintln!("SKIPPED: FIRECRACKER_BIN and JAILER_BIN name no programs");
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root builds jails");
+        return;
+    }
+    let (data, from) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
+    fs::copy(firecracker, from.path().join("firecracker")).expect("copied");
+    fs::copy(jailer, from.path().join("jailer")).expect("copied");
+    let mut command = trying(data.path(), &["--from", &from.path().to_string_lossy(), "--json"]);
+    // What the environment names is not what is tried.
+    let nowhere = ["FIRECRACKER_BIN", "JAILER_BIN"].map(|name| (name, "/nowhere"));
+    let (code, out, err) = run(command.envs(nowhere));
+    assert_eq!(code, 0, "{err}");
+    let line: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(line["trial"]["jailed"], true, "{line}");
+    // No image is built in this data folder.
+    assert!(line["trial"]["boot_seconds"].is_null(), "{line}");
+    assert!(
+        err.contains("started in its jail and answered. Not tried: a guest: "),
+        "{err}"
+    );
 }
 
 #[test]

@@ -15,7 +15,8 @@ mod pipes;
 
 use crate::{Global, host, output};
 use anyhow::Context;
-use finish::{Finish, own_words};
+use finish::Finish;
+pub(in crate::commands) use finish::own_words;
 use omnirun_guest_client::message::Exec;
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_sandboxes::{

@@ -1,6 +1,8 @@
 //! `omnirun setup`: puts Firecracker and its jailer in place. The work is in `omnirun_firecracker_install`; this is its
 //! words.
 
+mod trial;
+
 use crate::{Global, host, output, progress};
 use anyhow::Context;
 use omnirun_firecracker_install::{InstallError, Installed, Mirror, Release, Shelf, Staged};
@@ -11,8 +13,9 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 /// Put Firecracker and its jailer in place, below the data folder.
 ///
 /// Downloads the release that this omnirun works with (through HTTPS_PROXY, if that is set), or takes it from a file.
-/// An archive is held against its SHA-256 before it is unpacked, and both programs have to start before they replace
-/// what was there. Does nothing if they are in place.
+/// An archive is held against its SHA-256 before it is unpacked. Before the new programs replace what was there they have
+/// to say their version, to start in a jail, and to boot a guest: as much of that as this machine can do, and what was not
+/// tried is said. Does nothing if they are in place.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  omnirun setup --sha256 HEX\n  omnirun setup --from firecracker-v1.16.1-x86_64.tgz\n  \
@@ -31,6 +34,10 @@ pub struct Args {
     /// Put it in place anew, even if it is there.
     #[arg(long)]
     force: bool,
+    /// Ask the new programs for their version and no more: for the build of a container's or machine's image, where no
+    /// jail can be built.
+    #[arg(long)]
+    no_trial: bool,
     /// End with one JSON line on standard output.
     #[arg(long)]
     json: bool,
@@ -60,15 +67,18 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     };
     let progress = progress::Shown::new(&"setup");
     let began = Instant::now();
+    let bench = trial::Bench::default();
     let done = output::runtime()?.block_on(async {
-        tokio::select! {
+        let done = tokio::select! {
             // Dropped, it removes what it wrote, and ends the program that it was trying.
-            done = setup(&shelf, there, &args, &progress) => Ok(done),
+            done = setup(&data, &shelf, there, &args, &progress, &bench) => Ok(done),
             code = output::interrupted() => Err(code),
-        }
+        };
+        bench.close().await;
+        done
     });
     progress.finish();
-    let (installed, fresh) = match done {
+    let (installed, tried) = match done {
         Ok(done) => done?,
         Err(code) => {
             say!("omnirun: interrupted; nothing of the setup is left");
@@ -76,34 +86,40 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let record = &installed.record;
-    match fresh {
-        true => say!(
-            "Firecracker {} is in place: {}",
-            record.version,
-            installed.firecracker.display()
-        ),
-        false => say!(
+    match &tried {
+        Some(trial) => {
+            say!(
+                "Firecracker {} is in place: {}",
+                record.version,
+                installed.firecracker.display()
+            );
+            say!("{trial}");
+        }
+        None => say!(
             "Firecracker {} is there; --force puts it in place anew",
             record.version
         ),
     }
     if args.json {
         let line = serde_json::json!({
-            "version": record.version, "fresh": fresh, "seconds": began.elapsed().as_secs_f64(),
+            "version": record.version, "fresh": tried.is_some(), "seconds": began.elapsed().as_secs_f64(),
             "firecracker": installed.firecracker, "jailer": installed.jailer, "record": record,
+            "trial": tried,
         });
         out!("{line}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is in place at the end, and whether this setup put it there.
+/// What is in place at the end, and what it was tried by if this setup put it there.
 async fn setup(
+    data: &DataDir,
     shelf: &Shelf,
     there: Option<Installed>,
     args: &Args,
     progress: &progress::Shown,
-) -> anyhow::Result<(Installed, bool)> {
+    bench: &trial::Bench,
+) -> anyhow::Result<(Installed, Option<trial::Trial>)> {
     use omnirun_firecracker_install::Progress as _;
     let release = Release::pinned();
     let staged = match &args.from {
@@ -121,7 +137,7 @@ async fn setup(
                     && (args.sha256.is_none() || args.sha256 == i.record.archive)
             };
             if let Some(there) = there.as_ref().filter(|i| !args.force && same(i)) {
-                return Ok((there.clone(), false));
+                return Ok((there.clone(), None));
             }
             let mirror = args.url.clone().unwrap_or_default();
             let expected = release.expected(args.sha256.clone(), &mirror)?;
@@ -130,9 +146,13 @@ async fn setup(
         }
     };
     if let Some(there) = there.filter(|there| !args.force && staged.is(there)) {
-        return Ok((there, false));
+        return Ok((there, None));
     }
     progress.step("starting both programs");
     let tried = staged.try_versions().await?;
-    Ok((tried.commit()?, true))
+    let trial = match args.no_trial {
+        true => trial::Trial::skipped("--no-trial says so"),
+        false => bench.run(data, &tried.folder(), progress).await?,
+    };
+    Ok((tried.commit()?, Some(trial)))
 }

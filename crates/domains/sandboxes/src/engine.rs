@@ -28,6 +28,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::sync::OnceCell;
 
@@ -178,6 +179,15 @@ impl Engine {
     /// [`EngineError`].
     pub fn ready_size(&self, spec: &SandboxSpec) -> Result<Option<SandboxSize>, EngineError> {
         self.inner.ready_size(spec)
+    }
+
+    /// Boots a machine of this kind until its agent answers and has run a shell, and ends it: whether this VMM, this
+    /// image and this host work together. No snapshot is made. Says how long it took.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn try_boot(&self, spec: &SandboxSpec) -> Result<Duration, EngineError> {
+        self.inner.try_boot(spec).await
     }
 
     /// A new sandbox, awake and not claimed.

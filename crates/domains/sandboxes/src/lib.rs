@@ -20,6 +20,7 @@
 //! Engine::open(EngineConfig { data: DataDir, db: Db, vmm: Arc<dyn Vmm>, command, pool_memory, snapshots, say })
 //!                                                  -> Result<Arc<Engine>, EngineError>; takes over from dead owners
 //! engine.prepare(&SandboxSpec)                     -> Result<Arc<Template>, EngineError>;   the snapshot is there
+//! engine.try_boot(&SandboxSpec)                    -> Result<Duration, EngineError>;        a guest boots here, no more
 //! engine.create(SandboxSpec)                       -> Result<Sandbox, EngineError>;         awake, not claimed
 //! engine.create_claimed(spec, claim, First)        -> Result<(Sandbox, Claimed, Begun), EngineError>;  all in one go
 //! engine.pool(SandboxSpec)                         -> Arc<PoolHandle>;  one per active session: one spare each

@@ -199,6 +199,25 @@ async fn whatever_goes_wrong_leaves_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_trial_boot_makes_nothing_and_leaves_nothing() {
+    let b = bench().await;
+    b.engine.try_boot(&spec()).await.unwrap();
+    assert_eq!(b.vmm.counts(), (1, 0));
+    assert_eq!(b.engine.snapshots().unwrap(), []);
+    for step in [Step::Start, Step::Channel, Step::Preface, Step::Warm] {
+        for fault in [Fault::Error, Fault::Hang, Fault::Die] {
+            b.vmm.set_fault(step, fault);
+            let tried = tokio::time::timeout(Duration::from_secs(1000), b.engine.try_boot(&spec())).await;
+            assert!(!matches!(tried, Ok(Ok(_))), "{step:?} {fault:?}: it went well");
+            b.vmm.clear_faults();
+        }
+    }
+    b.engine.try_boot(&spec()).await.unwrap();
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after trials");
+}
+
 /// Polls a future so many times at most, then drops it.
 async fn drop_after(polls: usize, future: impl Future<Output = Result<(), EngineError>>) -> bool {
     let mut future = Box::pin(future);

@@ -2,6 +2,7 @@
 
 use omnirun_ids::Digest;
 use omnirun_store::StoreError;
+use omnirun_vmm::VmmError;
 use std::{io, path::PathBuf};
 
 /// Why Firecracker could not be put in place. What was there before is still there then.
@@ -108,22 +109,9 @@ pub enum InstallError {
         #[source]
         source: io::Error,
     },
-    /// A program that did not pass its trial.
-    #[error("{program} did not pass its trial: {reason}")]
-    Trial {
-        /// The program.
-        program: &'static str,
-        /// What it did.
-        reason: String,
-    },
-    /// A version that OmniRun does not know.
-    #[error("Firecracker {version} is not supported by this omnirun, which knows {known}")]
-    Unsupported {
-        /// The version.
-        version: String,
-        /// Those that are.
-        known: String,
-    },
+    /// A program that does not start here, or is none of a release that may be used.
+    #[error("the new programs cannot be used")]
+    Program(#[from] VmmError),
     /// The name of the current version cannot be read.
     #[error("{} is damaged ({reason}); put Firecracker in place anew with: omnirun setup --force", path.display())]
     Damaged {

@@ -7,8 +7,8 @@
 //!      |  download: the checksum file, then the archive, hashed as it comes                    [fetch]
 //!      |  or an archive or a folder that is here already
 //!   Staged    the two programs and the licence out of it, bounded                              [archive]
-//!      |  both say their version, the same one, and it is one that OmniRun knows               [trial]
-//!   Tried     may be put in place
+//!      |  both say their version, the same one, and it is one that the driver works with       [staged]
+//!   Tried     its folder, for whoever wants to see a jail and a guest with them first
 //!      |  fsync, rename, then the name of the current version                                  [place]
 //!   Installed
 //! ```
@@ -36,7 +36,6 @@ mod place;
 mod progress;
 mod release;
 mod staged;
-mod trial;
 
 pub use error::InstallError;
 pub use place::{Installed, Record, Shelf, Staging, look, sweep};

@@ -8,10 +8,9 @@ use crate::{
     fetch::{ARCHIVE_LIMIT, Fetch},
     place::{Installed, Record, Staging},
     release::{Mirror, Release},
-    trial,
 };
 use omnirun_ids::Digest;
-use omnirun_vmm::firecracker::{Linkage, SUPPORTED, linkage};
+use omnirun_vmm::firecracker::{self, Linkage, linkage};
 use std::{
     fs,
     io::Read,
@@ -161,32 +160,18 @@ impl Staged {
             .all(|p| installed.record.files.get(*p) == self.taken.files.get(*p))
     }
 
-    /// Starts both programs and reads their versions.
+    /// Starts both programs and reads their versions, as the driver does.
     ///
     /// # Errors
-    /// [`InstallError::Trial`], [`InstallError::NotARelease`], [`InstallError::Unsupported`].
+    /// [`InstallError::Program`], [`InstallError::NotARelease`].
     pub async fn try_versions(self) -> Result<Tried, InstallError> {
         let folder = self.staging.programs();
-        let version = trial::version_of(&folder, "firecracker").await?;
-        let jailer = trial::version_of(&folder, "jailer").await?;
-        let no_release = |reason: String| InstallError::NotARelease {
-            what: self.source.words.clone(),
-            reason,
-        };
-        if jailer != version {
-            return Err(no_release(format!(
-                "its firecracker is {version}, its jailer {jailer}"
-            )));
-        }
+        let asked = blocking(move || Ok(firecracker::release_in(&folder)?));
+        let version = asked.await?;
         if let Some(named) = self.taken.version.as_ref().filter(|v| **v != version) {
-            return Err(no_release(format!(
-                "it is named {named} and says that it is {version}"
-            )));
-        }
-        if !SUPPORTED.contains(&version.as_str()) {
-            return Err(InstallError::Unsupported {
-                version,
-                known: SUPPORTED.join(" and "),
+            return Err(InstallError::NotARelease {
+                what: self.source.words,
+                reason: format!("it is named {named} and says that it is {version}"),
             });
         }
         Ok(Tried {
@@ -209,7 +194,7 @@ impl Tried {
         &self.version
     }
 
-    /// Where `firecracker` and `jailer` are for now, for further trials.
+    /// Where `firecracker` and `jailer` are for now, for trials of whoever puts them in place: a jail, a guest.
     pub fn folder(&self) -> PathBuf {
         self.staged.staging.programs()
     }

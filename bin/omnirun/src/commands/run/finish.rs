@@ -59,7 +59,7 @@ impl Finish {
 }
 
 /// Our own failure in words: its causes, what the guest's agent had to say, and what the console said last.
-pub(super) fn own_words(error: &anyhow::Error) -> String {
+pub(in crate::commands) fn own_words(error: &anyhow::Error) -> String {
     let mut words = format!("{error:#}");
     let mut seen = None;
     for cause in error.chain() {

@@ -3,6 +3,7 @@
 use super::{EndOnDrop, Inner};
 use crate::{
     EngineError,
+    owner::{ColdBoot, Started, trial},
     snapshot::{self, Notice, SnapshotError, SnapshotKey, Template},
     spec::{SandboxSize, SandboxSpec},
 };
@@ -155,25 +156,34 @@ impl Inner {
         machine: MachineSize,
         key: &SnapshotKey,
     ) -> Result<snapshot::Found, EngineError> {
-        let boot = snapshot::Boot {
-            spec: spec.clone(),
-            machine,
-            cmdline: CMDLINE.to_owned(),
-            key: key.clone(),
-        };
-        let started = snapshot::make(&self.context, &self.snapshots, boot)?;
-        self.registry.spawn(&started.id, &started.end, started.task)?;
-        // If we are dropped while we wait, the boot is of no use to anybody.
-        let guard = EndOnDrop(Some(started.end));
-        let made = started.done.await.unwrap_or(Err(EngineError::ShuttingDown));
-        guard.disarm();
-        made.map_err(|source| match source {
+        let cold = ColdBoot::new(&self.context, spec.clone(), machine, CMDLINE)?;
+        let started = snapshot::make(&self.snapshots, cold, &spec.purpose, key);
+        self.booted(started).await.map_err(|source| match source {
             EngineError::Snapshot(_) | EngineError::Store(_) | EngineError::ShuttingDown => source,
             source => SnapshotError::Boot {
                 source: Box::new(source),
             }
             .into(),
         })
+    }
+
+    /// Boots a machine, sees its agent answer, and ends it.
+    pub(super) async fn try_boot(&self, spec: &SandboxSpec) -> Result<Duration, EngineError> {
+        let machine = spec.size.machine(self.host_memory)?;
+        let begun = Instant::now();
+        let (cold, ends) = ColdBoot::new(&self.context, spec.clone(), machine, CMDLINE)?;
+        self.booted(trial(cold, ends)).await?;
+        Ok(begun.elapsed())
+    }
+
+    /// Runs a boot's task and waits for what comes of it.
+    async fn booted<T>(&self, started: Started<T>) -> Result<T, EngineError> {
+        self.registry.spawn(&started.id, &started.end, started.task)?;
+        // If we are dropped while we wait, the boot is of no use to anybody.
+        let guard = EndOnDrop(Some(started.end));
+        let made = started.done.await.unwrap_or(Err(EngineError::ShuttingDown));
+        guard.disarm();
+        made
     }
 
     /// A clone of a snapshot could not be started. The snapshot may have rotted in a way that inode, size and ctime do

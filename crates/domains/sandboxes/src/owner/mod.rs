@@ -14,11 +14,13 @@
 //! promise); the teardown then asks the driver to make sure of its exit. Dropping a request to the guest leaves a reply
 //! nobody reads, of a guest that is about to be killed.
 
+mod boot;
 mod calls;
 mod clone;
 mod messages;
 mod registry;
 
+pub(crate) use boot::{ColdBoot, Started, failed, trial};
 pub(crate) use calls::{bounded, connect, vmm_error};
 pub(crate) use clone::{CloneTask, RESTORE};
 pub(crate) use messages::{Claim, ClaimAnswer, Msg, Ready, Woken};

@@ -3,86 +3,53 @@
 use super::{SnapshotError, SnapshotKey, SnapshotStore, store::Found};
 use crate::{
     EngineError,
-    owner::{Context, Owned, Stop, bounded, connect, draw_id, vmm_error},
-    spec::SandboxSpec,
+    owner::{ColdBoot, Ends, Started, Stop, failed, vmm_error},
     teardown::TeardownReport,
 };
-use omnirun_vm_machine::{Event, Kind, Why};
-use omnirun_vmm::{BootSpec, DeviceState, MachineSize};
+use omnirun_vm_machine::Why;
+use omnirun_vmm::DeviceState;
 use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
-use tokio::sync::{oneshot, watch};
-
-/// From power-on to the agent's first answer. Seconds; under emulation on a loaded machine a minute.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// Running shell, git and python once.
-const WARM_LIMIT: Duration = Duration::from_secs(180);
+use tokio::sync::oneshot;
 
 /// For the guest to notice the end of the connection and to come to rest. There is no event for it.
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// The owner task of a cold boot.
 struct BootTask {
-    owned: Owned,
-    spec: SandboxSpec,
-    machine: MachineSize,
-    cmdline: String,
+    cold: ColdBoot,
+    purpose: String,
     key: SnapshotKey,
     store: SnapshotStore,
     done: oneshot::Sender<Result<Found, EngineError>>,
 }
 
-/// What is needed to start one.
-pub(crate) struct Boot {
-    pub(crate) spec: SandboxSpec,
-    pub(crate) machine: MachineSize,
-    pub(crate) cmdline: String,
-    pub(crate) key: SnapshotKey,
-}
-
-/// The boot's owner task, to be spawned; where its end can be asked for; and where the snapshot will be told.
-pub(crate) struct Started {
-    pub(crate) id: omnirun_ids::SandboxId,
-    pub(crate) task: futures::future::BoxFuture<'static, TeardownReport>,
-    pub(crate) end: watch::Sender<Option<Why>>,
-    pub(crate) done: oneshot::Receiver<Result<Found, EngineError>>,
-}
-
 /// Prepares the boot that makes a snapshot. The caller holds the snapshot's lock.
 pub(crate) fn make(
-    context: &Arc<Context>,
     store: &SnapshotStore,
-    boot: Boot,
-) -> Result<Started, EngineError> {
-    let id = draw_id()?;
-    let (owned, ends) = Owned::new(context.clone(), id.clone(), Kind::Boot);
+    (cold, ends): (ColdBoot, Ends),
+    purpose: &str,
+    key: &SnapshotKey,
+) -> Started<Found> {
     let (done, done_rx) = oneshot::channel();
-    let Boot {
-        spec,
-        machine,
-        cmdline,
-        key,
-    } = boot;
+    let id = cold.owned.identity.sandbox.clone();
     let task = BootTask {
-        owned,
-        spec,
-        machine,
-        cmdline,
-        key,
+        cold,
+        purpose: purpose.to_owned(),
+        key: key.clone(),
         store: store.clone(),
         done,
     };
-    Ok(Started {
+    Started {
         id,
         task: Box::pin(task.run()),
         end: ends.end,
         done: done_rx,
-    })
+    }
 }
 
 impl BootTask {
@@ -115,61 +82,26 @@ impl BootTask {
             }
             Err(stop) => (stop.why, Err(stop.error)),
         };
-        let report = self.owned.teardown(why).await;
+        let report = self.cold.owned.teardown(why).await;
         let _ = self.done.send(answer);
         report
     }
 
     async fn boot(&mut self) -> Result<PathBuf, Stop> {
-        let id = self.owned.identity.sandbox.clone();
-        let fail = |error: EngineError| Stop {
-            why: Why::Failed {
-                step: "start",
-                reason: crate::error::chain(&error),
-            },
-            error,
-        };
-        self.owned
-            .record(&format!("snapshot for {}", self.spec.purpose))
-            .map_err(fail)?;
+        let purpose = format!("snapshot for {}", self.purpose);
+        let (vm, guest) = self.cold.answer(&purpose).await?;
+        self.cold.warm(&guest).await?;
         // Beside the sockets of the VM: whoever clears up after us removes a half-made snapshot with them.
-        let made = self.owned.identity.run_dir.join("snapshot");
-        make_folder(&made).map_err(|e| fail(e.into()))?;
-
-        let image = &self.spec.image;
-        let boot = BootSpec {
-            identity: self.owned.identity.clone(),
-            kernel: image.kernel.clone(),
-            vmlinux: image.vmlinux.clone(),
-            initramfs: image.initramfs.clone(),
-            cmdline: self.cmdline.clone(),
-            base: image.base.clone(),
-            size: self.machine,
-        };
-        let vmm = self.owned.context.vmm.clone();
-        let vm = self
-            .owned
-            .step(async {
-                vmm.start(boot)
-                    .await
-                    .map_err(|source| vmm_error(&id, "start", source))
-            })
-            .await?;
-        let vm = self.owned.set_vm(vm);
-        self.owned.apply(Event::Started);
-
+        let made = self.cold.owned.identity.run_dir.join("snapshot");
+        make_folder(&made).map_err(|e| failed(e.into()))?;
+        let id = self.cold.owned.identity.sandbox.clone();
         let to = DeviceState {
             memory: made.join("memory"),
             state: made.join("state"),
         };
-        self.owned
+        self.cold
+            .owned
             .step(async {
-                let stream = vm
-                    .channel()
-                    .await
-                    .map_err(|source| vmm_error(&id, "open the channel", source))?;
-                let guest = connect(&id, stream, BOOT_LIMIT).await?;
-                bounded(&id, "warm up", WARM_LIMIT, guest.warm()).await?;
                 // A clone finds no open connection of ours in its memory.
                 drop(guest);
                 // Nor does it have to deal with the end of it: the guest does that, and comes to rest, before.

@@ -26,7 +26,7 @@ pub use key::SnapshotKey;
 pub use store::{SnapshotInfo, SnapshotLimits};
 pub use template::Template;
 
-pub(crate) use boot::{Boot, make};
+pub(crate) use boot::make;
 pub(crate) use store::{Found, Lookup, SnapshotStore};
 
 use omnirun_ids::ByteSize;

@@ -48,6 +48,15 @@ pub fn is_there(installed: Option<&Path>) -> bool {
     version::are_there(installed)
 }
 
+/// The release of the two programs in a folder, which both have to say and which has to be one that may be used. Blocks
+/// for some milliseconds.
+///
+/// # Errors
+/// [`VmmError`]: what is wrong with which of them.
+pub fn release_in(folder: &Path) -> Result<String, VmmError> {
+    Programs::in_folder(folder).map(|programs| programs.release.to_string())
+}
+
 /// How a sandbox's jailer and Firecracker are known among all processes.
 pub(crate) fn mark(sandbox: &str) -> reap::Mark {
     reap::Mark {
@@ -94,7 +103,19 @@ impl Firecracker {
     /// kernels: that is [`crate::detect`]'s. Takes tens of milliseconds; once per process.
     pub async fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
         let installed = installed.map(Path::to_owned);
-        let found = tokio::task::spawn_blocking(move || Host::find(installed.as_deref())).await;
+        Self::tried(move || Programs::find(installed.as_deref())).await
+    }
+
+    /// The same with the programs of this folder, whatever the environment names.
+    pub async fn in_folder(folder: &Path) -> Result<Self, VmmError> {
+        let folder = folder.to_owned();
+        Self::tried(move || Programs::in_folder(&folder)).await
+    }
+
+    async fn tried(
+        programs: impl FnOnce() -> Result<Programs, VmmError> + Send + 'static,
+    ) -> Result<Self, VmmError> {
+        let found = tokio::task::spawn_blocking(move || Host::of(programs()?)).await;
         let host = Arc::new(found.unwrap_or_else(|e| {
             Err(VmmError::Io {
                 step: "looking for Firecracker",
@@ -116,12 +137,11 @@ impl Firecracker {
 }
 
 impl Host {
-    fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
+    fn of(programs: Programs) -> Result<Self, VmmError> {
         let unfit = |reason: &str| VmmError::Unfit {
             driver: "Firecracker",
             reason: reason.to_owned(),
         };
-        let programs = Programs::find(installed)?;
         if !rustix::process::geteuid().is_root() {
             return Err(unfit("its jailer has to be started by root"));
         }

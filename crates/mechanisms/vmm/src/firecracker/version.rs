@@ -99,11 +99,26 @@ pub(super) struct Programs {
 impl Programs {
     /// Finds them and asks for their versions. Blocks for some milliseconds.
     pub(super) fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
-        let firecracker = path("firecracker", "FIRECRACKER_BIN", installed)?;
-        let jailer = path("jailer", "JAILER_BIN", installed)?;
+        Self::asked(
+            &path("firecracker", "FIRECRACKER_BIN", installed)?,
+            path("jailer", "JAILER_BIN", installed)?,
+        )
+    }
+
+    /// Those of this folder and no others. Blocks for some milliseconds.
+    pub(super) fn in_folder(folder: &Path) -> Result<Self, VmmError> {
+        let folder = folder.canonicalize().map_err(|source| VmmError::File {
+            step: "resolve",
+            path: folder.to_owned(),
+            source,
+        })?;
+        Self::asked(&folder.join("firecracker"), folder.join("jailer"))
+    }
+
+    fn asked(firecracker: &Path, jailer: PathBuf) -> Result<Self, VmmError> {
         let firecracker = firecracker.canonicalize().map_err(|source| VmmError::File {
             step: "resolve",
-            path: firecracker.clone(),
+            path: firecracker.to_owned(),
             source,
         })?;
         let release = release(&firecracker, "Firecracker")?;

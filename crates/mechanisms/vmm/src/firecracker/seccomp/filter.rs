@@ -52,7 +52,7 @@ fn pack(programs: &BpfMap) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::firecracker::{Host, is_there, trial};
+    use crate::firecracker::{Host, is_there, trial, version::Programs};
     use std::{
         fs, net,
         os::unix::{fs::symlink, process::ExitStatusExt},
@@ -135,7 +135,7 @@ mod tests {
             eprintln!("SKIPPED: needs Firecracker, and root");
             return;
         }
-        let mut host = Host::find(None).expect("Firecracker");
+        let mut host = Host::of(Programs::find(None).expect("both programs")).expect("Firecracker");
         let rules = String::from_utf8(RULES.to_vec()).expect("text");
         // What it would log with is still there.
         let without: String = rules
