@@ -64,8 +64,13 @@ pub(crate) fn said(
 
 /// The first words of what a program said, for people.
 pub(crate) fn excerpt(said: &str) -> String {
+    first_line(said, 200)
+}
+
+/// The first line of what a program said, for people, and no more of it than so many characters.
+pub(crate) fn first_line(said: &str, most: usize) -> String {
     let line = said.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(200).collect()
+    line.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 /// Reads a pipe to its end; `false` if that did not come in time, or after too much.

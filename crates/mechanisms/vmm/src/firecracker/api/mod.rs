@@ -11,7 +11,7 @@ pub(super) use calls::{
     Action, BootSource, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend, Snapshot, State, Vsock,
 };
 
-use crate::{VmmError, ask::excerpt, process::Process};
+use crate::{VmmError, ask::first_line, process::Process};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, StatusCode,
@@ -21,11 +21,14 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{error::Error as _, io, time::Duration};
 use tokio::{net::UnixStream, sync::Mutex};
 
 /// Answers are a few hundred bytes.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// Faults are one cause behind another, and what it comes to is at their end; some are 300 characters long.
+const MAX_FAULT: usize = 2000;
 
 /// Why a call failed.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl ApiError {
             },
             Self::Garbled(what) => VmmError::Io {
                 step,
-                source: std::io::Error::new(std::io::ErrorKind::InvalidData, what),
+                source: io::Error::new(io::ErrorKind::InvalidData, what),
             },
         }
     }
@@ -60,7 +63,15 @@ impl ApiError {
 
 impl From<hyper::Error> for ApiError {
     fn from(error: hyper::Error) -> Self {
-        match error.is_parse() || error.is_parse_too_large() {
+        // Of a body in chunks hyper says by its cause that it is none.
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let is_none = cause.is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+            )
+        });
+        match is_none || error.is_parse() || error.is_parse_too_large() {
             true => Self::Garbled(error.to_string()),
             // Reset, ended within a message, or ended before: the process is gone or as good as gone.
             false => Self::Closed,
@@ -156,15 +167,15 @@ fn judge(status: StatusCode, body: Bytes) -> Result<Bytes, ApiError> {
     struct Fault {
         fault_message: String,
     }
-    if status.is_success() {
+    if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT) {
         return Ok(body);
     }
     if !(status.is_client_error() || status.is_server_error()) {
         return Err(ApiError::Garbled(format!("it answers with status {status}")));
     }
     let words = match serde_json::from_slice::<Fault>(&body) {
-        Ok(fault) => excerpt(&fault.fault_message),
-        Err(_) => excerpt(&String::from_utf8_lossy(&body)),
+        Ok(fault) => first_line(&fault.fault_message, MAX_FAULT),
+        Err(_) => first_line(&String::from_utf8_lossy(&body), MAX_FAULT),
     };
     Err(ApiError::Fault(match words.is_empty() {
         true => format!("status {status}, without a reason"),
