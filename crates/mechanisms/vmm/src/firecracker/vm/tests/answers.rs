@@ -1,14 +1,34 @@
 //! What a driver makes of every answer at every step, and of none.
 
 use super::*;
+use omnirun_sys::host::ready::Readable;
+
+/// All that fail.
+const BAD: [Answer; 6] = [
+    Answer::Fault,
+    Answer::Garbage,
+    Answer::Death,
+    Answer::LastBreath,
+    Answer::Hangup,
+    Answer::Silence,
+];
 
 /// That an answer at this step came to what it should.
 fn check(answer: Answer, at: &'static str, error: &VmmError) {
     match (answer, error) {
         (Answer::Fault, VmmError::Refused { step, reason }) => assert_eq!((*step, &**reason), (at, "No.")),
         (Answer::Garbage, VmmError::Io { step, .. }) => assert_eq!(*step, at),
-        (Answer::Death, VmmError::Gone { step, tail }) => assert_eq!((*step, &**tail), (at, "last words")),
+        (Answer::Death | Answer::LastBreath | Answer::Hangup, VmmError::Gone { step, tail }) => {
+            assert_eq!((*step, &**tail), (at, "last words"));
+        }
+        (Answer::Silence, VmmError::Timeout { step, seconds }) => {
+            assert_eq!(*step, at);
+            assert!([30, 120].contains(seconds), "{seconds}");
+        }
         other => panic!("{other:?}"),
+    }
+    if matches!(answer, Answer::Hangup | Answer::Silence) {
+        tokio::time::resume();
     }
 }
 
@@ -25,76 +45,173 @@ async fn whatever_is_said_at_each_step_of_a_boot_names_the_step() {
         "InstanceStart",
     ];
     for (number, step) in steps.into_iter().enumerate() {
-        for answer in [Answer::Fault, Answer::Garbage, Answer::Death] {
+        for answer in BAD {
+            let identity = bench.identity();
             let mut answers = vec![Answer::Good; number];
             answers.push(answer);
-            let error = bench.boot(&answers).await.map(drop).expect_err(step);
-            check(answer, step, &error);
+            let _double = Double::start(&identity, &answers);
+            let run_dir = identity.run_dir.clone();
+            let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
+            check(answer, step, &booted.map(drop).expect_err(step));
+            gone(&run_dir).await;
         }
     }
-    let (machine, _double) = bench.boot(&[]).await.expect("it boots");
-    let (pid, started) = (machine.pid(), Instant::now());
+    let (machine, _double) = bench.boot(&[Answer::Slow; 7]).await.expect("it boots");
+    let (run_dir, started) = (machine.run_dir().to_owned(), Instant::now());
     drop(machine);
-    until("a dropped machine is gone", || {
-        !Path::new(&format!("/proc/{pid}")).exists()
-    })
-    .await;
+    gone(&run_dir).await;
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// What is asked of a clone that is there, by its step.
+async fn ask(bench: &Bench, machine: &Machine, step: &str) -> Result<(), VmmError> {
+    match step {
+        "version" => machine.version().await.map(drop),
+        "pause" => machine.pause().await,
+        "resume" => machine.resume().await,
+        "snapshot" => {
+            let to = DeviceState {
+                memory: bench.path("to.memory"),
+                state: bench.path("to.state"),
+            };
+            machine.snapshot(&to).await
+        }
+        _ => {
+            let file = tempfile::tempfile_in(bench.dir.path()).expect("a disk").into();
+            machine.attach_disk(AttachDisk { file, bytes: 512 }).await
+        }
+    }
 }
 
 #[tokio::test]
 async fn whatever_is_said_in_a_clones_life_names_the_step() {
     let Some(bench) = Bench::new() else { return };
-    for answer in [Answer::Fault, Answer::Garbage, Answer::Death] {
+    for answer in BAD {
         let error = bench.restore(&[answer]).await.map(drop).expect_err("no load");
         check(answer, "loading the snapshot", &error);
 
-        for step in ["pause", "resume", "attaching the session disk", "snapshot"] {
-            let (machine, _double) = bench.restore(&[Answer::Good, answer]).await.expect("a clone");
-            let error = match step {
-                "pause" => machine.pause().await,
-                "resume" => machine.resume().await,
-                "snapshot" => {
-                    let to = DeviceState {
-                        memory: bench.path("to.memory"),
-                        state: bench.path("to.state"),
-                    };
-                    machine.snapshot(&to).await
-                }
-                _ => {
-                    let file = tempfile::tempfile_in(bench.dir.path()).expect("a disk").into();
-                    machine.attach_disk(AttachDisk { file, bytes: 512 }).await
-                }
-            };
+        for step in [
+            "version",
+            "pause",
+            "resume",
+            "attaching the session disk",
+            "snapshot",
+        ] {
+            let (machine, double) = bench.restore(&[Answer::Good, answer]).await.expect("a clone");
+            let error = ask(&bench, &machine, step).await;
             check(answer, step, &error.expect_err(step));
-            if answer == Answer::Death {
-                assert_eq!(machine.wait().await.code, Some(3));
+            match answer {
+                Answer::Death | Answer::LastBreath => assert_eq!(machine.wait().await.code, Some(3)),
+                // Of no use to anyone any more.
+                Answer::Hangup => assert_eq!(machine.wait().await.signal, Some(9)),
+                // It is up to its owner.
+                _ => machine.kill(),
+            }
+            drop(double);
+            gone(machine.run_dir()).await;
+            // Whatever is asked of it now, nobody waits.
+            for step in ["pause", "attaching the session disk", "snapshot"] {
+                let begun = Instant::now();
+                ask(&bench, &machine, step).await.expect_err("it is gone");
+                assert!(
+                    begun.elapsed() < Duration::from_secs(5),
+                    "{answer:?}, then {step}"
+                );
             }
         }
+    }
+    let (machine, _double) = bench.restore(&[Answer::Slow; 4]).await.expect("a clone");
+    for step in ["pause", "resume", "attaching the session disk"] {
+        ask(&bench, &machine, step).await.expect(step);
     }
 }
 
 #[tokio::test]
-async fn an_empty_snapshot_is_none() {
+async fn a_snapshot_has_the_size_that_it_must_have() {
     let Some(bench) = Bench::new() else { return };
-    let (machine, _double) = bench.restore(&[]).await.expect("a clone");
     let to = DeviceState {
         memory: bench.path("to.memory"),
         state: bench.path("to.state"),
     };
-    // The double says that it is written, and has written nothing.
-    let error = machine.snapshot(&to).await.expect_err("nothing was written");
+    let (memory, most) = (SIZE.memory_mib << 20, 16 << 20);
+    // The first: the double says that it is written, and has written nothing.
+    for (written, good) in [
+        (Answer::Good, false),
+        (Answer::Written(memory, 0), false),
+        (Answer::Written(0, 1), false),
+        (Answer::Written(memory - 1, 1), false),
+        (Answer::Written(memory + 1, 1), false),
+        (Answer::Written(memory, most + 1), false),
+        (Answer::Written(memory, most), true),
+        (Answer::Written(memory, 1), true),
+    ] {
+        let (machine, _double) = bench.restore(&[Answer::Good, written]).await.expect("a clone");
+        match (machine.snapshot(&to).await, good) {
+            (Ok(()), true) => {
+                assert_eq!(fs::metadata(&to.memory).expect("it is there").len(), memory);
+                fs::remove_file(&to.memory).expect("ours");
+                fs::remove_file(&to.state).expect("ours");
+            }
+            (Err(VmmError::Io { step: "snapshot", .. }), false) => {
+                assert!(!to.memory.exists() && !to.state.exists(), "{written:?}");
+            }
+            other => panic!("{written:?}: {other:?}"),
+        }
+        let left: Vec<_> = fs::read_dir(machine.jail.path())
+            .expect("the jail")
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with("snapshot."))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_that_never_comes_or_takes_no_connection_has_a_bound() {
+    let Some(bench) = Bench::new() else { return };
+    let identity = bench.identity();
+    let (run_dir, started) = (identity.run_dir.clone(), identity.run_dir.join("started"));
+    let restored = Machine::restore(&bench.host, bench.clone_spec(identity));
+    let waited = async {
+        until("the jailer runs", || started.exists()).await;
+        tokio::time::pause();
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        restored = restored => restored.map(drop).expect_err("no API"),
+        () = waited => unreachable!("it never ends"),
+    };
+    tokio::time::resume();
     assert!(
-        matches!(error, VmmError::Io { step: "snapshot", .. }),
+        matches!(
+            error,
+            VmmError::Timeout {
+                step: "starting Firecracker",
+                seconds: 30
+            }
+        ),
         "{error:?}"
     );
-    assert!(!to.memory.exists());
-    let left: Vec<_> = fs::read_dir(machine.jail.path())
-        .expect("the jail")
-        .flatten()
-        .filter(|e| e.file_name().to_string_lossy().starts_with("snapshot."))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    gone(&run_dir).await;
+
+    // There is a socket, and its process ends before it has taken the connection.
+    let identity = bench.identity();
+    let there = identity.clone();
+    let dying = tokio::spawn(async move {
+        until("the jailer runs", || there.run_dir.join("started").exists()).await;
+        let socket = jail_of(&there).join("run/api.sock");
+        let listener = std::os::unix::net::UnixListener::bind(socket).expect("bound");
+        // Until there is a connection, which is never accepted.
+        let arrival = Readable::new(Arc::new(listener.into())).expect("ours");
+        arrival.wait().await.expect("a connection");
+        fs::write(there.run_dir.join("die"), "\n").expect("it reads");
+    });
+    let error = Machine::restore(&bench.host, bench.clone_spec(identity)).await;
+    match error.map(drop).expect_err("it ends") {
+        VmmError::Gone { tail, .. } => assert_eq!(tail, "last words"),
+        other => panic!("{other:?}"),
+    }
+    dying.await.expect("it went well");
 }
 
 #[tokio::test]

@@ -50,9 +50,20 @@ const SIZE: MachineSize = MachineSize {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Answer {
     Good,
+    /// Good, byte by byte.
+    Slow,
     Fault,
     Garbage,
+    /// The process ends.
     Death,
+    /// The process ends within its answer.
+    LastBreath,
+    /// None, and the connection ends; the process lives.
+    Hangup,
+    /// None, and nothing else happens.
+    Silence,
+    /// Good, and the snapshot's memory and state have so many bytes.
+    Written(u64, u64),
 }
 
 struct Bench {
@@ -156,6 +167,19 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// That no process of this VM is left.
+async fn gone(run_dir: &Path) {
+    let name = run_dir.to_str().expect("UTF-8").to_owned();
+    until("its process is gone", || {
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        !processes.into_iter().any(|p| {
+            let line = fs::read(p.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&name)
+        })
+    })
+    .await;
+}
+
 /// The API's double: takes the calls one by one, and all after the last answer well.
 struct Double(JoinHandle<()>);
 
@@ -175,19 +199,46 @@ impl Double {
             let mut answers = answers.into_iter();
             let mut buffer = vec![0u8; 4096];
             while let Ok(1..) = stream.read(&mut buffer).await {
-                let bytes: &[u8] = match answers.next().unwrap_or(Answer::Good) {
-                    Answer::Good => b"HTTP/1.1 204 \r\n\r\n",
+                let answer = answers.next().unwrap_or(Answer::Good);
+                let bytes: &[u8] = match answer {
+                    Answer::Good | Answer::Slow | Answer::Written(..) => b"HTTP/1.1 204 \r\n\r\n",
                     Answer::Fault => {
                         b"HTTP/1.1 400 \r\nContent-Length: 23\r\n\r\n{\"fault_message\":\"No.\"}"
                     }
                     Answer::Garbage => b"\xff\xff\xff\xff\r\n\r\n",
-                    Answer::Death => {
+                    Answer::LastBreath => b"HTTP/1.1 204 \r\nSer",
+                    Answer::Death | Answer::Hangup | Answer::Silence => b"",
+                };
+                if let Answer::Written(memory, state) = answer {
+                    for (name, bytes) in [("snapshot.memory", memory), ("snapshot.state", state)] {
+                        let path = jail_of(&identity).join(name);
+                        let file = File::options().write(true).open(path).expect("it is there");
+                        file.set_len(bytes).expect("written");
+                    }
+                }
+                let step = if answer == Answer::Slow {
+                    1
+                } else {
+                    bytes.len().max(1)
+                };
+                for part in bytes.chunks(step) {
+                    if stream.write_all(part).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                match answer {
+                    Answer::Death | Answer::LastBreath => {
                         fs::write(identity.run_dir.join("die"), "\n").expect("it reads");
                         return;
                     }
-                };
-                if stream.write_all(bytes).await.is_err() {
-                    return;
+                    // What is waited for in vain is over at once.
+                    Answer::Hangup => return tokio::time::pause(),
+                    Answer::Silence => {
+                        tokio::time::pause();
+                        return std::future::pending().await;
+                    }
+                    _ => {}
                 }
             }
         }))
