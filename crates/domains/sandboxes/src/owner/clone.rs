@@ -14,12 +14,13 @@ use crate::{
     timings::Timings,
 };
 use omnirun_guest_client::{
-    GuestClient,
+    ClientError, GuestClient,
     message::{Claimed, Wake},
 };
+use omnirun_ids::SandboxId;
 use omnirun_store::VmState;
 use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
-use omnirun_vmm::{AttachDisk, CloneSpec};
+use omnirun_vmm::{AttachDisk, CloneSpec, Vm};
 use std::{
     future::Future,
     sync::{Arc, OnceLock},
@@ -33,8 +34,31 @@ const WAKE_LIMIT: Duration = Duration::from_secs(30);
 const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 /// The step in which a VMM says whether it takes a snapshot.
 pub(crate) const RESTORE: &str = "restore the snapshot";
+/// How often a clone is dialled whose connection ends before it has answered.
+const DIALS: u32 = 3;
 /// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
 const QUEUE: usize = 16;
+
+/// Dials the agent of a clone that is being resumed, and exchanges prefaces with it.
+///
+/// A restored guest resets the connections of its vsock as one of its first acts, which may take the new one along
+/// (Firecracker's documentation of snapshots, "Vsock device reset"). Nothing was asked yet, so it is dialled again.
+async fn greet(id: &SandboxId, vm: &dyn Vm) -> Result<GuestClient, EngineError> {
+    let mut dials = 1;
+    loop {
+        let stream = vm
+            .channel()
+            .await
+            .map_err(|source| vmm_error(id, "open the channel", source))?;
+        match connect(id, stream, WAKE_LIMIT).await {
+            Err(EngineError::Guest {
+                source: ClientError::Closed,
+                ..
+            }) if dials < DIALS => dials += 1,
+            greeted => return greeted,
+        }
+    }
+}
 
 /// The owner task of a clone, not yet started.
 pub(crate) struct CloneTask {
@@ -179,11 +203,6 @@ impl CloneTask {
 
         let since = Instant::now();
         let greet = async {
-            // The channel is there while the guest is still paused; what is written then waits for it.
-            let stream = vm
-                .channel()
-                .await
-                .map_err(|source| vmm_error(&id, "open the channel", source))?;
             let resume = async {
                 let resumed = vm
                     .resume()
@@ -192,7 +211,7 @@ impl CloneTask {
                 timings.since("resume", since);
                 resumed
             };
-            tokio::try_join!(connect(&id, stream, WAKE_LIMIT), resume).map(|(guest, ())| guest)
+            tokio::try_join!(greet(&id, &*vm), resume).map(|(guest, ())| guest)
         };
         let guest = self.owned.step(greet).await?;
         timings.since("connect", since);

@@ -5,9 +5,11 @@
 //! closes the connection if nobody listens. The answer stays in the stream: its reader passes over whatever precedes the
 //! agent's.
 //!
-//! A clone's agent listens since before its snapshot, so the connection is given away at once, also on a paused machine:
-//! what is written waits for the guest. A machine that boots has no agent for a while, and there the answer is waited
-//! for, without taking it out of the stream.
+//! A clone's agent listens since before its snapshot, so its connection is given away at once. But not before the machine
+//! was resumed: the first that a restored guest sees of its vsock is the order to reset all connections, and a request
+//! that waits for it at the same time may be taken before that order is carried out, and be reset with the rest. (With a
+//! device on MMIO one interrupt stands for all queues, and the queue of requests is looked at first.) A machine that boots
+//! has no agent for a while, and there the answer is waited for, without taking it out of the stream.
 
 use super::Machine;
 use crate::{
@@ -47,9 +49,15 @@ impl Machine {
             true => (BOOT, true),
             false => (TAKEN, false),
         };
+        let mut running = self.running.subscribe();
+        let dial = async {
+            // The sender is ours.
+            let _ = running.wait_for(|running| *running).await;
+            tokio::time::timeout(within, self.dial(booted)).await
+        };
         let dialled = tokio::select! {
             // Both only wait: a connection that is dropped half-made ends.
-            dialled = tokio::time::timeout(within, self.dial(booted)) => dialled,
+            dialled = dial => dialled,
             _ = self.process.wait() => return Err(self.process.gone(STEP).await),
         };
         let stream = dialled.unwrap_or_else(|_| {

@@ -25,6 +25,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use std::{io, os::fd::OwnedFd, path::Path, sync::Mutex};
+use tokio::sync::watch;
 
 /// Names in the jail. A snapshot's device state has those of the disks in it, so they stay as they are.
 const BASE: &str = "base";
@@ -60,6 +61,8 @@ pub(super) struct Machine {
     may_limit: bool,
     /// Whether it was booted: its agent takes a while to be there. A clone's is there already.
     booted: bool,
+    /// Whether its virtual CPUs run.
+    running: watch::Sender<bool>,
     channel: Mutex<Option<OwnedFd>>,
     console: Tail,
 }
@@ -95,12 +98,17 @@ impl Vm for Machine {
     }
 
     async fn pause(&self) -> Result<(), VmmError> {
-        self.asked("pause", self.api.set_state(State::Paused).await).await
+        self.asked("pause", self.api.set_state(State::Paused).await)
+            .await?;
+        self.running.send_replace(false);
+        Ok(())
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
         self.asked("resume", self.api.set_state(State::Resumed).await)
-            .await
+            .await?;
+        self.running.send_replace(true);
+        Ok(())
     }
 
     async fn snapshot(&self, to: &DeviceState) -> Result<(), VmmError> {

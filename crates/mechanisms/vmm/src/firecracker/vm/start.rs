@@ -38,7 +38,10 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::net::{UnixStream, unix::pipe};
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    sync::watch,
+};
 
 /// From the jailer's start to Firecracker's API: 5 ms; nested, under emulation and load seconds.
 const READY: Duration = Duration::from_secs(30);
@@ -157,6 +160,7 @@ impl Plan {
             size,
             may_limit: host.may_limit,
             booted: false,
+            running: watch::Sender::new(false),
             channel: Mutex::new(None),
             console: screen,
         })
@@ -303,7 +307,9 @@ impl Machine {
         self.asked("vsock", api.vsock(&vsock).await).await?;
         self.asked("entropy", api.entropy(&Entropy {}).await).await?;
         self.asked("InstanceStart", api.act(&Action::InstanceStart).await)
-            .await
+            .await?;
+        self.running.send_replace(true);
+        Ok(())
     }
 
     /// Makes a clone, paused.

@@ -12,12 +12,20 @@ async fn accept(listener: &UnixListener) -> UnixStream {
 }
 
 #[tokio::test]
-async fn a_clones_channel_is_there_at_once_and_the_next_replaces_it() {
+async fn a_clones_channel_is_there_once_it_runs_and_the_next_replaces_it() {
     let Some(bench) = Bench::new() else { return };
     let (machine, _double) = bench.restore(&[]).await.expect("a clone");
     let listener = UnixListener::bind(machine.jail.path().join("run/agent.sock")).expect("bound");
+    tokio::select! {
+        biased;
+        channel = machine.channel() => panic!("before it runs: {channel:?}"),
+        taken = listener.accept() => panic!("dialled before it runs: {taken:?}"),
+        () = std::future::ready(()) => {}
+    }
+    let (first, resumed) = tokio::join!(machine.channel(), machine.resume());
+    resumed.expect("it runs");
     // Nobody has taken the connection yet.
-    let mut first = machine.channel().await.expect("a channel");
+    let mut first = first.expect("a channel");
     first.write_all(b"hello").await.expect("it waits");
     let mut guest = accept(&listener).await;
     let mut word = [0u8; 5];

@@ -164,6 +164,7 @@ async fn a_link_that_the_process_made_of_its_socket_is_not_followed() {
     let elsewhere = bench.path("else.sock");
     let _listener = UnixListener::bind(&elsewhere).expect("bound");
     symlink(&elsewhere, machine.jail.path().join("run/agent.sock")).expect("made");
+    machine.resume().await.expect("it runs");
     let error = machine.channel().await.map(drop).expect_err("refused");
     assert!(matches!(error, VmmError::Io { .. }), "{error:?}");
 }
