@@ -38,7 +38,7 @@ case $accelerator in
         ;;
 esac
 
-surroundings=(OMNIRUN_BIN="$root/bin/omnirun" OMNIRUN_TEST_DATA="$data" OMNIRUN_DATA_DIR="$data"
+surroundings=(OMNIRUN_DRIVER=firecracker OMNIRUN_BIN="$root/bin/omnirun" OMNIRUN_TEST_DATA="$data" OMNIRUN_DATA_DIR="$data"
     FIRECRACKER_BIN="$root/bin/firecracker" JAILER_BIN="$root/bin/jailer")
 if [ "${1:-}" = -- ]; then
     shift

@@ -3,12 +3,41 @@
 
 use crate::Global;
 use anyhow::Context;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use omnirun_firecracker_install::Shelf;
 use omnirun_ids::ByteSize;
 use omnirun_images::ImageStore;
 use omnirun_sandboxes::{Engine, EngineConfig, SnapshotLimits};
 use omnirun_store::{DataDir, Db};
-use omnirun_vmm::qemu::Qemu;
-use std::sync::Arc;
+use omnirun_vmm::{DriverChoice, Vmm};
+use std::{path::PathBuf, sync::Arc};
+
+/// Which VMM runs the sandboxes of a command.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct DriverArgs {
+    /// What runs sandboxes: firecracker, qemu, or the better of them that works here (see omnirun doctor).
+    #[arg(long, value_name = "NAME", default_value_t, env = "OMNIRUN_DRIVER",
+        value_parser = PossibleValuesParser::new(DriverChoice::ALL.map(DriverChoice::as_str))
+            .try_map(|name| name.parse::<DriverChoice>()))]
+    pub driver: DriverChoice,
+}
+
+impl DriverArgs {
+    /// The driver. Takes tens of milliseconds.
+    pub async fn find(self, data: &DataDir) -> anyhow::Result<Arc<dyn Vmm>> {
+        let installed = installed(data).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what omnirun setup put in place is not used");
+            None
+        });
+        Ok(omnirun_vmm::detect(self.driver, installed.as_deref()).await?)
+    }
+}
+
+/// The folder of the Firecracker that `omnirun setup` put in place.
+pub fn installed(data: &DataDir) -> anyhow::Result<Option<PathBuf>> {
+    let installed = Shelf::of(data).installed()?;
+    Ok(installed.and_then(|found| found.firecracker.parent().map(PathBuf::from)))
+}
 
 /// An engine and what it stands on. Call [`Engine::shutdown`] before the end.
 pub struct Host {
@@ -18,6 +47,8 @@ pub struct Host {
     pub db: Db,
     /// Its images.
     pub images: ImageStore,
+    /// What runs its VMs.
+    pub vmm: Arc<dyn Vmm>,
     /// The VMs of this process.
     pub engine: Arc<Engine>,
 }
@@ -37,18 +68,23 @@ pub fn sweep(data: &DataDir) -> Vec<String> {
 
 /// Opens all of it, and clears up after owners that died. `command` is what this process is, for people; `pool_memory`
 /// what spare clones may take, a quarter of what is free if none is given.
-pub async fn open(global: &Global, command: &str, pool_memory: Option<ByteSize>) -> anyhow::Result<Host> {
+pub async fn open(
+    global: &Global,
+    driver: DriverArgs,
+    command: &str,
+    pool_memory: Option<ByteSize>,
+) -> anyhow::Result<Host> {
     let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
     let db = Db::open(&data).context("cannot open the state database")?;
     for line in sweep(&data) {
         tracing::info!("removed {line}");
     }
     let images = ImageStore::open(data.root())?;
-    let vmm = Arc::new(Qemu::find().await?);
+    let vmm = driver.find(&data).await?;
     let engine = Engine::open(EngineConfig {
         data: data.clone(),
         db: db.clone(),
-        vmm,
+        vmm: vmm.clone(),
         command: command.to_owned(),
         pool_memory,
         snapshots: SnapshotLimits::default(),
@@ -59,6 +95,7 @@ pub async fn open(global: &Global, command: &str, pool_memory: Option<ByteSize>)
         data,
         db,
         images,
+        vmm,
         engine,
     })
 }

@@ -14,7 +14,6 @@ use omnirun_store::{
     DataDir, Db,
     sessions::{CallState, SessionHash},
 };
-use omnirun_vmm::qemu::Qemu;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -42,7 +41,7 @@ impl Worker {
         let engine = Engine::open(EngineConfig {
             data: dir.clone(),
             db: db.clone(),
-            vmm: Arc::new(Qemu::find().await.unwrap()),
+            vmm: crate::driver().await,
             command: "e2e sessions".to_owned(),
             pool_memory: None,
             snapshots: SnapshotLimits::default(),

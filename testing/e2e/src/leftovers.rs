@@ -1,10 +1,11 @@
 //! What a data folder's commands have left on this host, whoever's it is by now.
 //!
-//! A process counts when it holds a file of the folder open: a VMM's command line names none, other people's sandboxes on
-//! the same machine do not disturb, and one that hid would show.
+//! A process counts when it holds a file of the folder open or, in a jail, has one mounted: a VMM's command line names
+//! none, other people's sandboxes on the same machine do not disturb, and one that hid would show.
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -49,13 +50,19 @@ pub fn leftovers(data: &Path) -> Vec<String> {
 pub fn vmms(data: &Path) -> Vec<(u32, String)> {
     let root = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
     let mut all = processes(&root);
-    all.retain(|(_, line)| line.contains("qemu-system"));
+    all.retain(|(_, line)| is_vmm(line));
     all
+}
+
+/// Firecracker, in its jail, is at the root.
+fn is_vmm(line: &str) -> bool {
+    line.contains("qemu-system") || line.contains(" --id sbx-")
 }
 
 /// Processes, other than this one, that hold anything of the folder.
 fn processes(root: &Path) -> Vec<(u32, String)> {
     let mut found = Vec::new();
+    let within = in_its_file_system(root);
     for entry in entries(Path::new("/proc")) {
         let pid = entry
             .file_name()
@@ -71,11 +78,29 @@ fn processes(root: &Path) -> Vec<(u32, String)> {
         let holds = links
             .iter()
             .any(|l| fs::read_link(l).is_ok_and(|to| to.starts_with(root)));
-        if holds && (line.contains("qemu-system") || line.contains("omnirun")) {
+        if (holds && (is_vmm(&line) || line.contains("omnirun")))
+            || (is_vmm(&line) && mounts(&entry, &within))
+        {
             found.push((pid, line.chars().take(200).collect()));
         }
     }
     found
+}
+
+/// Whether a process has something of this folder mounted: what is in a jail has no other name outside it.
+fn mounts(process: &Path, folder: &Path) -> bool {
+    let table = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+    let mut roots = table.lines().filter_map(|line| line.split(' ').nth(3));
+    roots.any(|root| Path::new(root).starts_with(folder))
+}
+
+/// A folder's path in the file system that it is on.
+fn in_its_file_system(folder: &Path) -> PathBuf {
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+    let here = device(folder);
+    let top = folder.ancestors().take_while(|path| device(path) == here).last();
+    let within = top.and_then(|top| folder.strip_prefix(top).ok());
+    Path::new("/").join(within.unwrap_or(folder))
 }
 
 fn control_groups(dir: &Path, depth: u32, found: &mut Vec<String>) {

@@ -3,6 +3,7 @@
 //! ```text
 //!   OMNIRUN_BIN        the binary under test; default: `omnirun` beside the test's own profile folder
 //!   OMNIRUN_TEST_DATA  the data folder with the image; default: `e2e-data` in the target folder
+//!   OMNIRUN_DRIVER     what sandboxes run on, as for the binary itself
 //! ```
 //!
 //! All tests share one data folder, as processes of one host do, so they also test that sharing. A test that must see a
@@ -15,11 +16,12 @@ pub mod state;
 
 pub use leftovers::leftovers as footprint_of;
 
+use omnirun_vmm::{DriverChoice, Vmm};
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -128,6 +130,25 @@ pub fn wait_until(what: &str, bound: Duration, mut condition: impl FnMut() -> bo
         assert!(start.elapsed() < bound, "{what}: not within {bound:?}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// The driver that the environment names, as the binary would find it.
+pub async fn driver() -> Arc<dyn Vmm> {
+    let name = std::env::var("OMNIRUN_DRIVER").unwrap_or_default();
+    let choice = match name.as_str() {
+        "" => DriverChoice::Auto,
+        name => name.parse().expect("a driver"),
+    };
+    omnirun_vmm::detect(choice, None).await.expect("a driver")
+}
+
+/// Whether sandboxes run on QEMU, whose own ways a test is about; says so if not.
+pub fn on_qemu() -> bool {
+    let other = std::env::var("OMNIRUN_DRIVER").is_ok_and(|name| name == "firecracker");
+    if other {
+        eprintln!("SKIPPED: this is about QEMU");
+    }
+    !other
 }
 
 /// Process ids of the VMMs that have a file of this data folder open.

@@ -142,7 +142,7 @@ async fn a_vm_that_is_killed_under_a_call_is_an_error_and_the_session_goes_on() 
     worker.stop().await;
 }
 
-/// QEMU processes that this process has started.
+/// VMMs that this process has started.
 fn children(parent: u32) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -154,7 +154,11 @@ fn children(parent: u32) -> Vec<i32> {
             continue;
         };
         let ours = rest.split_whitespace().nth(1) == Some(&parent.to_string());
-        if ours && name.contains("qemu") {
+        if ours
+            && ["qemu", "firecracker", "jailer"]
+                .iter()
+                .any(|vmm| name.contains(vmm))
+        {
             found.push(pid);
         }
     }

@@ -1,7 +1,7 @@
 //! Snapshots that are damaged, forged or another VMM's: made anew with a word, never loaded.
 
 use omnirun_e2e::{
-    footprint_of, omnirun_in, private_data, run,
+    footprint_of, omnirun_in, on_qemu, private_data, run,
     state::{RUN, mended, program, refused, replace},
     text,
 };
@@ -69,6 +69,9 @@ fn a_damaged_or_foreign_snapshot_is_made_anew_with_a_word() {
 
 #[test]
 fn a_snapshot_of_another_vmm_and_cpu_is_never_loaded_as_ours() {
+    if !on_qemu() {
+        return;
+    }
     let private = private_data();
     let dir = private.path();
     let real = ["/usr/bin", "/usr/local/bin"]

@@ -1,13 +1,12 @@
 //! `omnirun bench`: what this host does, each figure beside its floor.
 
-use crate::{Global, host};
+use crate::{Global, host, host::DriverArgs};
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use omnirun_bench::{Floor, HostFacts, Report, Setup};
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_sandboxes::SandboxSize;
 use omnirun_store::sessions::{Durability, Sessions};
-use omnirun_vmm::{Vmm, qemu::Qemu};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 /// Measure this host, each figure beside its floor.
@@ -35,6 +34,8 @@ pub struct Args {
     /// Take only these figures.
     #[arg(long, value_enum)]
     only: Option<Group>,
+    #[command(flatten)]
+    driver: DriverArgs,
     /// A Python that has the official `anthropic` package: compares a tool call's host side with the official worker's.
     #[arg(long, value_name = "PATH")]
     reference_python: Option<PathBuf>,
@@ -51,7 +52,7 @@ enum Group {
 /// Runs the command.
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     crate::output::runtime()?.block_on(async {
-        let host = host::open(global, "omnirun bench", None).await?;
+        let host = host::open(global, args.driver, "omnirun bench", None).await?;
         // Under our name as an owner, so that whoever finds it knows whether we live.
         let dir = tempfile::Builder::new()
             .prefix("bench-")
@@ -81,14 +82,13 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result<Report> {
-    let vmm: Arc<dyn Vmm> = Arc::new(Qemu::find().await?);
     let size = SandboxSize {
         vcpus: args.cpus,
         memory: args.memory,
     };
     let setup = Setup {
         engine: host.engine.clone(),
-        vmm: vmm.clone(),
+        vmm: host.vmm.clone(),
         images: host.images.clone(),
         image: Arc::new(host.images.get(&args.template)?),
         size,
@@ -99,7 +99,7 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
     };
     (setup.say)("preparing snapshots");
     let machine = host.engine.prepare(&setup.spec()).await?.machine();
-    let floor = Floor::prepare(vmm, &host.images, &setup.image, machine, &dir)
+    let floor = Floor::prepare(host.vmm.clone(), &host.images, &setup.image, machine, &dir)
         .await
         .context("cannot prepare the floor")?;
     let mut results = Vec::new();

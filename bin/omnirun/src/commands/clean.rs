@@ -7,7 +7,7 @@ use omnirun_store::{
     DataDir, Db,
     sessions::{Durability, Sessions},
 };
-use omnirun_vmm::qemu::Qemu;
+use omnirun_vmm::Reaper;
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -39,10 +39,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         let mut lines = omnirun_images::sweep(&data.tmp());
         lines.extend(omnirun_firecracker_install::sweep(&data));
-        let report = output::runtime()?.block_on(async {
-            let vmm = Qemu::find().await?;
-            anyhow::Ok(take_over(&data, &db, &vmm).await?)
-        })?;
+        let report = output::runtime()?.block_on(take_over(&data, &db, &Reaper))?;
         clean = report.is_clean();
         lines.extend(report.lines());
         lines

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //!   report      a check's outcome, the verdict, the table
-//!   sandboxes   what sandboxes need: VMM, accelerator, data folder, image, snapshot, confinement
+//!   drivers     the VMMs: which is used and why, accelerator, confinement
+//!   sandboxes   what sandboxes need beside: data folder, image, snapshot
 //!   host        what the host is like: memory, namespaces, kernel
 //!   production  Firecracker's checklist for production hosts
 //! ```
 //!
 //! Only what keeps a sandbox from running makes the exit code 1; everything else is advice.
 
+mod drivers;
 mod host;
 mod production;
 mod report;
 mod sandboxes;
 
-use crate::{Global, output};
+use crate::{Global, host::DriverArgs, output};
 use production::{Facts, List};
 use report::Report;
 use serde::Serialize;
@@ -26,6 +28,8 @@ use std::process::ExitCode;
 /// serious is shown, unless --production is given; --json always has all of it.
 #[derive(clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    driver: DriverArgs,
     /// Show the whole checklist for production hosts.
     #[arg(long)]
     production: bool,
@@ -44,7 +48,7 @@ struct Whole {
 
 /// Runs the command.
 pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let found = output::runtime()?.block_on(sandboxes::look(global));
+    let found = output::runtime()?.block_on(sandboxes::look(global, args.driver));
     let mut checks = found.checks;
     checks.extend(host::checks());
     let facts = Facts::read(found.paths, found.image);

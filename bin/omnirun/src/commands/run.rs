@@ -13,7 +13,11 @@
 mod finish;
 mod pipes;
 
-use crate::{Global, host, output};
+use crate::{
+    Global,
+    host::{self, DriverArgs},
+    output,
+};
 use anyhow::Context;
 use finish::Finish;
 pub(in crate::commands) use finish::own_words;
@@ -64,6 +68,8 @@ pub struct Args {
     /// Where it runs; made if it is missing. Default: the template's.
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     cwd: String,
+    #[command(flatten)]
+    driver: DriverArgs,
     /// Pass standard input on. Without it the command reads an empty one.
     #[arg(long)]
     stdin: bool,
@@ -173,7 +179,7 @@ async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<u8> {
     let begun = Instant::now();
-    let host = host::open(global, "omnirun run", Some(ByteSize(0))).await?;
+    let host = host::open(global, args.driver, "omnirun run", Some(ByteSize(0))).await?;
     finish.facts(host.engine.vmm());
     for line in host.engine.takeover().lines() {
         tracing::info!("took over from a dead owner: {line}");

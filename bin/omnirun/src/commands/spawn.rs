@@ -84,7 +84,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         tracing::info!(
             api = connection.client.origin(), environment = %connection.environment, work = %item.id, "spawn starting"
         );
-        let host = host::open(global, "omnirun spawn", args.serve.pool_memory).await?;
+        let host = host::open(global, args.serve.driver, "omnirun spawn", args.serve.pool_memory).await?;
         for line in host.engine.takeover().lines() {
             tracing::info!("took over from a dead owner: {line}");
         }

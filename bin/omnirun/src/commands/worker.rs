@@ -69,7 +69,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             api = connection.client.origin(), environment = %connection.environment, worker_id,
             max_sessions = args.max_sessions, "worker starting"
         );
-        let host = host::open(global, "omnirun worker", args.serve.pool_memory).await?;
+        let host = host::open(global, args.serve.driver, "omnirun worker", args.serve.pool_memory).await?;
         for line in host.engine.takeover().lines() {
             tracing::info!("took over from a dead owner: {line}");
         }

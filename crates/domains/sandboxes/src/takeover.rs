@@ -19,7 +19,7 @@ use omnirun_store::{
     DataDir, Db, DeadOwner, FileLock, OwnerId, StoreError, VmRow, Vms, dead_owners, living_owners,
 };
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{VmIdentity, Vmm};
+use omnirun_vmm::{Reap, VmIdentity};
 use std::{
     collections::HashSet,
     fmt, fs,
@@ -67,13 +67,13 @@ impl fmt::Display for TakeoverReport {
 ///
 /// # Errors
 /// [`EngineError::Store`] if the data folder cannot be read. What cannot be removed is in the report.
-pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<TakeoverReport, EngineError> {
+pub async fn take_over(data: &DataDir, db: &Db, reaper: &dyn Reap) -> Result<TakeoverReport, EngineError> {
     let vms = Vms::new(db);
     let mut report = TakeoverReport::default();
     for owner in dead_owners(data)? {
         let mut clean = true;
         for row in vms.of_owner(&owner.id)? {
-            let one = end(&row, &vms, vmm).await;
+            let one = end(&row, &vms, reaper).await;
             clean &= one.is_clean();
             report.sandboxes.push(one);
         }
@@ -85,11 +85,11 @@ pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<Takeove
     // What has no owner's file at all is rare (somebody removed one); one process at a time looks after it.
     if let Some(_lock) = FileLock::try_exclusive(&data.root().join(".sweep"))? {
         for row in ownerless(data, &vms)? {
-            report.sandboxes.push(end(&row, &vms, vmm).await);
+            report.sandboxes.push(end(&row, &vms, reaper).await);
         }
         for identity in folders_without_row(data, &vms)? {
             // A VMM without a row cannot be, but a folder is the last place where one would show.
-            let reaped = vmm.reap(&identity).await.is_ok();
+            let reaped = reaper.reap(&identity).await.is_ok();
             if reaped && remove_folder(&identity.run_dir).unwrap_or(false) {
                 report.paths.push(identity.run_dir);
             }
@@ -99,7 +99,7 @@ pub async fn take_over(data: &DataDir, db: &Db, vmm: &dyn Vmm) -> Result<Takeove
                 // A bench runs VMs that have no row: their run folders are in here.
                 let mut reaped = true;
                 for identity in run_folders(&path)? {
-                    reaped &= vmm.reap(&identity).await.is_ok();
+                    reaped &= reaper.reap(&identity).await.is_ok();
                 }
                 reaped && remove_folder(&path).unwrap_or(false)
             } else {
@@ -152,13 +152,13 @@ fn describe(owner: &DeadOwner) -> String {
     }
 }
 
-async fn end(row: &VmRow, vms: &Vms, vmm: &dyn Vmm) -> TeardownReport {
+async fn end(row: &VmRow, vms: &Vms, reaper: &dyn Reap) -> TeardownReport {
     let identity = VmIdentity {
         sandbox: row.id.clone(),
         run_dir: row.run_dir.clone(),
     };
     let why = Why::Orphaned;
-    teardown(&identity, Process::Unknown(vmm), vms, why).await
+    teardown(&identity, Process::Unknown(reaper), vms, why).await
 }
 
 /// Rows whose owner has no file. Rows are read first: an owner's file is there before its first row.

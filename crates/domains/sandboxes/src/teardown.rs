@@ -11,7 +11,7 @@
 use omnirun_ids::SandboxId;
 use omnirun_store::Vms;
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{Vm, VmIdentity, Vmm};
+use omnirun_vmm::{Reap, Vm, VmIdentity};
 use std::{fmt, fs, io::ErrorKind, path::Path, time::Duration};
 
 /// How long a killed VMM may take to go. A process in an uninterruptible wait (a dead disk) may take for ever.
@@ -55,7 +55,7 @@ pub(crate) enum Process<'a> {
     /// We started it.
     Ours(&'a dyn Vm),
     /// A dead owner did, or we were interrupted while we did: only the driver can find it.
-    Unknown(&'a dyn Vmm),
+    Unknown(&'a dyn Reap),
 }
 
 /// Runs the pass.
@@ -75,7 +75,7 @@ pub(crate) async fn teardown(
                 Err(_) => left.push(format!("process {} (killed, but it does not end)", vm.pid())),
             }
         }
-        Process::Unknown(vmm) => match tokio::time::timeout(EXIT_WAIT, vmm.reap(identity)).await {
+        Process::Unknown(reaper) => match tokio::time::timeout(EXIT_WAIT, reaper.reap(identity)).await {
             Ok(Ok(ended)) => removed.extend(ended),
             Ok(Err(error)) => left.push(format!("its VMM process: {}", crate::error::chain(&error))),
             Err(_) => left.push("its VMM process (killed, but it does not end)".to_owned()),

@@ -129,6 +129,23 @@ async fn a_sandbox_lives_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clone_whose_connection_is_reset_is_dialled_again() {
+    let b = bench().await;
+    b.engine.prepare(&spec()).await.unwrap();
+    b.vmm.set_fault(Step::Preface, Fault::Errors(2));
+    life(&b.engine, b.claim()).await.unwrap();
+    // Not for ever.
+    b.vmm.set_fault(Step::Preface, Fault::Errors(3));
+    let error = b.engine.create(spec()).await.unwrap_err();
+    assert!(
+        matches!(error, EngineError::Guest { step: "answer", .. }),
+        "{error}"
+    );
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after resets");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_comes_with_the_clone_is_one_exchange() {
     let b = bench().await;
     let claim = b.claim();

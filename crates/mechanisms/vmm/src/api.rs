@@ -196,9 +196,17 @@ pub enum VmmError {
     },
 }
 
+/// Ends what dead owners left.
+#[async_trait]
+pub trait Reap: Send + Sync {
+    /// Ends the VMM processes that a dead owner left behind, as its records name them, waits for their exit, and removes
+    /// what the host had for them outside the run folder. Idempotent. Says in words what it ended.
+    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError>;
+}
+
 /// A VMM driver.
 #[async_trait]
-pub trait Vmm: Send + Sync {
+pub trait Vmm: Reap {
     /// What it is.
     fn facts(&self) -> &VmmFacts;
 
@@ -211,10 +219,6 @@ pub trait Vmm: Send + Sync {
 
     /// Makes a clone of a snapshot, loaded and **paused**: nothing runs until [`Vm::resume`].
     async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError>;
-
-    /// Ends the VMM processes that a dead owner left behind, as its records name them, and waits for their exit.
-    /// Idempotent. Says in words what it ended.
-    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError>;
 }
 
 /// One machine. Dropping it kills the VMM process without waiting; [`Vm::kill`] then [`Vm::wait`] is the orderly way.
@@ -224,6 +228,9 @@ pub trait Vm: Send + Sync {
     fn pid(&self) -> u32;
 
     /// Connects to the guest agent's channel. A new connection replaces an earlier one.
+    ///
+    /// On a machine that is not resumed yet this may wait until it is: to be called beside [`Self::resume`], not before
+    /// it. A driver that can connect earlier does so, and what is written then waits for the guest.
     async fn channel(&self) -> Result<ChannelStream, VmmError>;
 
     /// Stops the virtual CPUs.

@@ -31,6 +31,7 @@ mod uids;
 pub use choice::{DriverChoice, UnknownDriver, detect};
 
 pub use api::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Vm, VmIdentity, Vmm,
-    VmmError, VmmFacts,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Reap, Vm, VmIdentity,
+    Vmm, VmmError, VmmFacts,
 };
+pub use reap::Reaper;

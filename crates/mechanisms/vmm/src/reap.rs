@@ -3,15 +3,25 @@
 //! A VMM process carries its sandbox's id on its command line, so it is found whenever its owner died: a record in a
 //! file would be missing for one killed between the start and the writing. A pidfd is taken before the command line is
 //! read, and the signal goes to that: a number given to another process in between cannot be hit.
-
 //!
 //! Whatever the driver is now, the dead owner may have used another: so all are looked for.
 
-use crate::{VmIdentity, VmmError, firecracker, process::wait_foreign, qemu};
+use crate::{Reap, VmIdentity, VmmError, firecracker, process::wait_foreign, qemu};
+use async_trait::async_trait;
 use std::{fs, io, os::fd::OwnedFd};
 
-/// Ends the VMM processes of a sandbox, waits until they are gone and removes what the host has for them outside the
-/// run folder. Says what it ended.
+/// Reaps where no driver is at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Reaper;
+
+#[async_trait]
+impl Reap for Reaper {
+    async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
+        reap(identity).await
+    }
+}
+
+/// See [`Reap::reap`].
 pub(crate) async fn reap(identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
     let sandbox = identity.sandbox.as_str();
     let marks = [

@@ -1,18 +1,14 @@
 //! What sandboxes need.
 
 use super::{
+    drivers::{self, Drivers},
     production::{Driver, Image},
     report::Check,
 };
-use crate::Global;
+use crate::{Global, host::DriverArgs};
 use omnirun_ids::TemplateName;
 use omnirun_images::ImageStore;
 use omnirun_store::DataDir;
-use omnirun_vmm::{
-    Vmm, VmmError,
-    accel::{self, Accel},
-    qemu::Qemu,
-};
 use std::{error::Error, fs, path::PathBuf};
 
 /// Below this an image or a snapshot cannot be made.
@@ -34,23 +30,14 @@ pub struct Found {
 }
 
 /// Looks at all of it.
-pub async fn look(global: &Global) -> Found {
-    let found = Qemu::find().await;
+pub async fn look(global: &Global, driver: DriverArgs) -> Found {
+    let data = DataDir::open(global.data_dir.clone());
+    let Drivers { mut checks, facts } = drivers::look(driver, data.as_ref().ok()).await;
     let mut seen = Found {
-        driver: found
-            .as_ref()
-            .map(|q| Driver::from(q.facts()))
-            .unwrap_or_default(),
+        driver: facts.as_ref().map(Driver::from).unwrap_or_default(),
         ..Found::default()
     };
-    let mut checks = vec![qemu(&found), accelerator()];
-    if let Ok(qemu) = &found {
-        checks.extend([
-            confinement(&qemu.facts().confinement),
-            landlock(&qemu.facts().confinement),
-        ]);
-    }
-    match DataDir::open(global.data_dir.clone()) {
+    match data {
         Err(error) => checks.push(Check::missing("data folder", chain(&error))),
         Ok(data) => {
             checks.push(Check::ok(
@@ -79,7 +66,7 @@ fn newest(data: &DataDir) -> Option<Image> {
     })
 }
 
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -89,81 +76,13 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-fn sudo(command: &str) -> String {
+pub(super) fn sudo(command: &str) -> String {
     let prefix = if rustix::process::geteuid().is_root() {
         ""
     } else {
         "sudo "
     };
     format!("{prefix}{command}")
-}
-
-fn qemu(found: &Result<Qemu, VmmError>) -> Check {
-    match found {
-        Ok(qemu) => Check::ok("QEMU", qemu.facts().version.clone()),
-        Err(error @ VmmError::Missing { install, .. }) => {
-            let words = error.to_string();
-            let words = words.split(';').next().unwrap_or_default().to_owned();
-            Check::missing("QEMU", words).mend(sudo(install))
-        }
-        Err(error) => Check::missing("QEMU", chain(error)),
-    }
-}
-
-fn accelerator() -> Check {
-    match accel::detect() {
-        Accel::Kvm => Check::ok("accelerator", "KVM, and its probe's guest ran as on hardware"),
-        Accel::Emulation { reason } => {
-            let check = Check::warn(
-                "accelerator",
-                format!("emulation: {reason}. Everything works, only slower"),
-            );
-            match (reason.contains("usermod"), module()) {
-                (true, _) => check.mend(sudo("usermod -aG kvm $USER")),
-                (false, Some(module)) if reason.starts_with("there is no") => {
-                    check.mend(sudo(&format!("modprobe {module}")))
-                }
-                _ => check,
-            }
-        }
-    }
-}
-
-/// The module that would give this CPU a `/dev/kvm`.
-fn module() -> Option<&'static str> {
-    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let flags = info.lines().find(|l| l.starts_with("flags"))?;
-    let has = |flag| flags.split_whitespace().any(|f| f == flag);
-    if has("vmx") {
-        Some("kvm_intel")
-    } else {
-        has("svm").then_some("kvm_amd")
-    }
-}
-
-fn confinement(words: &str) -> Check {
-    let text = format!("each QEMU process: {words}");
-    if words.contains("Landlock") && !words.starts_with("the uid of the caller") {
-        return Check::ok("confinement", text);
-    }
-    let check = Check::warn("confinement", text);
-    if words.starts_with("the uid of the caller") && !rustix::process::geteuid().is_root() {
-        return check.mend("sudo apt-get install --yes uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER");
-    }
-    check
-}
-
-fn landlock(words: &str) -> Check {
-    match words.contains("Landlock") {
-        true => Check::ok(
-            "Landlock",
-            "in force: a QEMU process opens nothing of the data folder or of anybody's home",
-        ),
-        false => Check::warn(
-            "Landlock",
-            "not in this kernel, or switched off: needs Linux 5.13 and lsm=landlock,... when it boots",
-        ),
-    }
 }
 
 fn file_system(data: &DataDir) -> String {
@@ -271,22 +190,6 @@ fn snapshots(data: &DataDir) -> Check {
 #[cfg(test)]
 mod tests {
     use super::{super::report::Status, *};
-
-    #[test]
-    fn confinement_by_uid_and_landlock_is_what_is_wanted() {
-        assert_eq!(
-            confinement("a uid of its own per VM, seccomp, Landlock").status,
-            Status::Ok
-        );
-        assert_eq!(
-            confinement("a uid of its own per VM, seccomp").status,
-            Status::Warn
-        );
-        assert_eq!(
-            confinement("the uid of the caller, seccomp, Landlock").status,
-            Status::Warn
-        );
-    }
 
     #[test]
     fn a_full_disk_is_said_with_what_to_do() {

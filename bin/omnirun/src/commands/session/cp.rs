@@ -1,6 +1,10 @@
 //! `omnirun session cp`.
 
-use crate::{Global, host, output};
+use crate::{
+    Global,
+    host::{self, DriverArgs},
+    output,
+};
 use anyhow::Context;
 use omnirun_ids::ByteSize;
 use omnirun_sessions::{CopyError, EnginePlatform, SessionFactory, SessionsConfig};
@@ -21,6 +25,8 @@ pub struct Args {
     source: String,
     /// Where to: PATH or SESSION:PATH. A folder to put it in, or its new name.
     dest: String,
+    #[command(flatten)]
+    driver: DriverArgs,
     /// Wait while a worker serves the session, instead of refusing.
     #[arg(long)]
     wait: bool,
@@ -74,7 +80,7 @@ pub async fn run(global: &Global, sessions: &Sessions, args: Args) -> anyhow::Re
     let way = args.way()?;
     let (Way::Out { session, .. } | Way::In { session, .. }) = &way;
     let row = super::find(sessions, session)?;
-    let host = host::open(global, "omnirun session cp", Some(ByteSize(0))).await?;
+    let host = host::open(global, args.driver, "omnirun session cp", Some(ByteSize(0))).await?;
     let platform = Arc::new(EnginePlatform::new(host.engine.clone(), host.images.clone()));
     let config = SessionsConfig::new(row.template.clone());
     let factory =
@@ -145,6 +151,7 @@ mod tests {
             Args {
                 source: source.into(),
                 dest: dest.into(),
+                driver: DriverArgs::default(),
                 wait: false,
             }
             .way()

@@ -1,6 +1,6 @@
 //! Flags that `worker` and `spawn` share, and what is made of them.
 
-use crate::host::Host;
+use crate::host::{DriverArgs, Host};
 use anyhow::Context;
 use omnirun_ids::{ApiId, ByteSize, TemplateName};
 use omnirun_redact::Secret;
@@ -118,6 +118,8 @@ pub struct ServeArgs {
         env = "OMNIRUN_TEMPLATE"
     )]
     pub template: TemplateName,
+    #[command(flatten)]
+    pub driver: DriverArgs,
     /// Virtual CPUs of a sandbox.
     #[arg(long, value_name = "N", default_value_t = SandboxSize::default().vcpus)]
     pub cpus: u32,

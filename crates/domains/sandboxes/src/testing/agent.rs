@@ -56,7 +56,7 @@ fn error(kind: ErrorKind, message: &str) -> Outcome {
 /// The answer; `None` ends the connection.
 async fn answer(machine: &Arc<Machine>, end: &mut GuestEnd, call: u32, op: Op) -> Option<Outcome> {
     let failed = |fault: Fault| match fault {
-        Fault::Error => Some(error(ErrorKind::Internal, "as told")),
+        Fault::Error | Fault::Errors(_) => Some(error(ErrorKind::Internal, "as told")),
         Fault::Hang | Fault::Die => None,
     };
     let refused = || Some(error(ErrorKind::State, "not now"));

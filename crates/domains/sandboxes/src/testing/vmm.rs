@@ -4,7 +4,7 @@ use super::agent;
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{Claim, Wake};
 use omnirun_vmm::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, Vm, VmIdentity, Vmm, VmmError,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, Reap, Vm, VmIdentity, Vmm, VmmError,
     VmmFacts,
 };
 use std::{
@@ -60,6 +60,8 @@ impl Step {
 pub enum Fault {
     /// It says so.
     Error,
+    /// It says so so many times, and then goes well.
+    Errors(u32),
     /// It never ends.
     Hang,
     /// The VMM process ends.
@@ -151,14 +153,24 @@ impl FakeVmm {
         machines.iter().for_each(|m| m.die(Some(9)));
     }
 
+    fn take_fault(&self, step: Step) -> Option<Fault> {
+        let mut state = self.lock();
+        let fault = state.faults.get_mut(&step)?;
+        match fault {
+            Fault::Errors(0) => return None,
+            Fault::Errors(left) => *left -= 1,
+            Fault::Error | Fault::Hang | Fault::Die => {}
+        }
+        Some(*fault)
+    }
+
     async fn fault(&self, step: Step, program: &str) -> Result<(), VmmError> {
         // A place at which a caller can be dropped.
         tokio::task::yield_now().await;
-        let fault = self.lock().faults.get(&step).copied();
-        match fault {
+        match self.take_fault(step) {
             None => Ok(()),
             Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Error) => Err(VmmError::Refused {
+            Some(Fault::Error | Fault::Errors(_)) => Err(VmmError::Refused {
                 step: "it",
                 reason: format!("{program}: as told"),
             }),
@@ -215,7 +227,10 @@ impl Vmm for FakeVmm {
         self.lock().restored += 1;
         Ok(Box::new(vm))
     }
+}
 
+#[async_trait]
+impl Reap for FakeVmm {
     async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
         let was = self.lock().living.remove(&identity.run_dir);
         Ok(if was {
@@ -251,11 +266,10 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) async fn fault(&self, step: Step) -> Result<(), Fault> {
         tokio::task::yield_now().await;
-        let fault = self.vmm.lock().faults.get(&step).copied();
-        match fault {
+        match self.vmm.take_fault(step) {
             None => Ok(()),
             Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Error) => Err(Fault::Error),
+            Some(Fault::Error | Fault::Errors(_)) => Err(Fault::Error),
             Some(Fault::Die) => {
                 self.die(None);
                 Err(Fault::Die)

@@ -27,7 +27,9 @@ mod trial;
 mod version;
 mod vm;
 
-use crate::{BootSpec, CloneSpec, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange};
+use crate::{
+    BootSpec, CloneSpec, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange,
+};
 use async_trait::async_trait;
 use jail::cgroup::{self, Hierarchy};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -209,7 +211,10 @@ impl Vmm for Firecracker {
         machine.is_filtered().await?;
         Ok(Box::new(machine))
     }
+}
 
+#[async_trait]
+impl Reap for Firecracker {
     async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
         reap::reap(identity).await
     }

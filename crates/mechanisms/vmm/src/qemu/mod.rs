@@ -19,7 +19,7 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
+    BootSpec, CloneSpec, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
     accel::{self, Accel},
     memory, reap,
     tail::Tail,
@@ -150,7 +150,10 @@ impl Vmm for Qemu {
             .map(Arc::new)
             .map_err(file_error("load"))
     }
+}
 
+#[async_trait]
+impl Reap for Qemu {
     async fn reap(&self, identity: &VmIdentity) -> Result<Vec<String>, VmmError> {
         reap::reap(identity).await
     }

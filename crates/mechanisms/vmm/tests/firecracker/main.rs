@@ -9,7 +9,7 @@ mod tiny;
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{
-    AttachDisk, DeviceState, Vm, Vmm, VmmError,
+    AttachDisk, DeviceState, Reap, Vm, Vmm, VmmError,
     firecracker::{self, Firecracker},
 };
 use std::{
