@@ -1,5 +1,6 @@
 //! The contract between sandboxes and a VMM driver.
 
+use crate::DiskRate;
 use async_trait::async_trait;
 use omnirun_ids::SandboxId;
 use std::{
@@ -28,6 +29,10 @@ pub struct VmmFacts {
     pub devices: &'static str,
     /// How the VMM process is confined, in words for `doctor`.
     pub confinement: String,
+    /// What of control groups limits each VM in one of its own, by the kernel's names of controllers.
+    pub controllers: Vec<&'static str>,
+    /// What a session disk passes.
+    pub disk: DiskRate,
 }
 
 /// The size of a machine.

@@ -178,6 +178,8 @@ mod tests {
             cpu: String::new(),
             devices: "",
             confinement: words.into(),
+            controllers: Vec::new(),
+            disk: omnirun_vmm::DiskRate::default(),
         };
         confinement(&facts)[0].status
     }

@@ -4,8 +4,8 @@ use super::agent;
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{Claim, Wake};
 use omnirun_vmm::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, Reap, Vm, VmIdentity, Vmm, VmmError,
-    VmmFacts,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, DiskRate, Exit, Reap, Vm, VmIdentity, Vmm,
+    VmmError, VmmFacts,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -104,6 +104,8 @@ impl Default for FakeVmm {
             cpu: "none".into(),
             devices: "none",
             confinement: "none".into(),
+            controllers: Vec::new(),
+            disk: DiskRate::default(),
         };
         Self {
             state: Arc::default(),

@@ -28,7 +28,7 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange,
+    BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange,
 };
 use async_trait::async_trait;
 use jail::cgroup::{self, Hierarchy};
@@ -86,7 +86,7 @@ pub struct Firecracker {
 }
 
 /// What all machines of a driver have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Host {
     programs: Programs,
     /// What the jailer calls the program.
@@ -96,6 +96,8 @@ struct Host {
     uids: UidRange,
     /// The control groups; or why there are none.
     cgroups: Result<Hierarchy, String>,
+    /// What a session disk passes.
+    disk: DiskRate,
     /// Whether limits of a process of another user may be changed: root of a container may lack the capability.
     may_limit: bool,
 }
@@ -133,8 +135,23 @@ impl Firecracker {
             cpu: accel::host_cpu(),
             devices: vm::DEVICES,
             confinement: host.words(filtered),
+            controllers: host.cgroups.as_ref().map(Hierarchy::limits).unwrap_or_default(),
+            disk: host.disk,
         };
         Ok(Self { host, facts })
+    }
+
+    /// The same with another rate for the session disks of machines that it makes from now on.
+    pub fn with_disk_rate(self, disk: DiskRate) -> Self {
+        let host = Host {
+            disk,
+            ..(*self.host).clone()
+        };
+        let facts = VmmFacts { disk, ..self.facts };
+        Self {
+            host: Arc::new(host),
+            facts,
+        }
     }
 }
 
@@ -162,6 +179,7 @@ impl Host {
             filter,
             uids,
             cgroups: Hierarchy::find(),
+            disk: DiskRate::default(),
             may_limit: capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE)),
             programs,
         })

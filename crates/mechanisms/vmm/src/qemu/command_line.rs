@@ -4,7 +4,7 @@
 //! serial console, VMGENID. No file is named: what QEMU may open, it is handed as a descriptor ([`Fd`]).
 
 use super::version::{READONLY_MEMORY, Release};
-use crate::{MachineSize, accel::Accel};
+use crate::{DiskRate, MachineSize, accel::Accel};
 use std::ffi::CString;
 
 /// What a guest sees, in order; see [`crate::VmmFacts::devices`].
@@ -131,7 +131,7 @@ pub(super) fn build(
             r#"{{"driver":"raw","node-name":"placeholder","file":{{"driver":"null-co","size":{PLACEHOLDER},"read-zeroes":true}}}}"#
         ),
         "-object",
-        &format!("throttle-group,id={THROTTLE_GROUP}"),
+        &throttle_group(DiskRate::default()),
         "-blockdev",
         &format!(
             r#"{{"driver":"throttle","node-name":"{SESSION_FILTER}","throttle-group":"{THROTTLE_GROUP}","file":"placeholder"}}"#
@@ -168,6 +168,16 @@ pub(super) fn build(
         Begin::Incoming => add(&["-S", "-incoming", "defer"]),
     }
     args
+}
+
+/// The group of the session drive's filter: what it passes.
+fn throttle_group(rate: DiskRate) -> String {
+    let DiskRate { bytes, operations } = rate;
+    // For a second it may be as many times as fast.
+    let (bytes_max, operations_max) = (bytes * DiskRate::BURST, operations * DiskRate::BURST);
+    format!(
+        r#"{{"qom-type":"throttle-group","id":"{THROTTLE_GROUP}","limits":{{"bps-total":{bytes},"bps-total-max":{bytes_max},"iops-total":{operations},"iops-total-max":{operations_max}}}}}"#
+    )
 }
 
 /// The driver's own part of the kernel's command line.

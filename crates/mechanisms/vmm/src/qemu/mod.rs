@@ -19,7 +19,7 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
+    BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
     accel::{self, Accel},
     memory, reap,
     tail::Tail,
@@ -87,6 +87,8 @@ impl Qemu {
                 cpu: cpu(&accel),
                 devices: command_line::DEVICES,
                 confinement: confinement.words(),
+                controllers: Vec::new(),
+                disk: DiskRate::default(),
             };
             Ok(Self {
                 inner: Arc::new(Host {

@@ -1,6 +1,7 @@
 //! Judges before hosts made of files, and the reading of odd ones.
 
 use super::*;
+use omnirun_vmm::DiskRate;
 use std::{fs, path::Path};
 
 fn host(files: &[(&str, &str)]) -> Facts {
@@ -21,6 +22,8 @@ fn on_kvm() -> Driver {
         name: Some("firecracker"),
         kvm: true,
         confinement: "a uid of its own per VM, seccomp".into(),
+        controllers: vec!["memory", "cpu", "pids", "io"],
+        disk: Some(DiskRate::default()),
     }
 }
 
@@ -276,20 +279,35 @@ fn a_guests_timer_and_the_arm_counter() {
 
 #[test]
 fn control_groups_and_owners_of_paths() {
-    let controllers = |text| ("sys/fs/cgroup/cgroup.controllers", text);
+    let limited_by = |controllers: &[&'static str], files: &[_]| {
+        let driver = Driver {
+            controllers: controllers.to_vec(),
+            ..on_kvm()
+        };
+        List::judge(&host(files), &driver).findings[7].clone()
+    };
+    // What the driver does counts, not what the host could do.
+    let host_has = [("sys/fs/cgroup/cgroup.controllers", "cpu io memory pids\n")];
     assert_eq!(
-        line(&[controllers("cpuset cpu io memory hugetlb pids\n")], 8).rating,
+        limited_by(&["memory", "cpu", "pids", "io"], &[]).rating,
         Rating::Ok
     );
-    let lacking = line(&[controllers("cpu memory\n")], 8);
+    let lacking = limited_by(&["cpu", "memory"], &host_has);
     assert!(lacking.reason.ends_with("without io, pids"), "{}", lacking.reason);
-    assert_eq!(line(&[], 8).rating, Rating::Warning);
-    let facts = host(&[controllers("cpu io memory pids\n")]);
-    let outside = Driver {
-        confinement: "a uid of its own per VM, seccomp, no control group (not ours)".into(),
-        ..on_kvm()
-    };
-    assert_eq!(List::judge(&facts, &outside).findings[7].rating, Rating::Warning);
+    let outside = limited_by(&[], &host_has);
+    assert_eq!(outside.rating, Rating::Warning);
+    assert!(outside.mend.is_some_and(|m| m.contains("run omnirun where")));
+    assert!(limited_by(&[], &[]).mend.is_some_and(|m| m.contains("systemd")));
+
+    let disk = |disk| List::judge(&Facts::default(), &Driver { disk, ..on_kvm() }).findings[9].clone();
+    let limited = disk(Some(DiskRate::default()));
+    assert_eq!(limited.rating, Rating::Ok);
+    assert!(
+        limited.reason.contains("512 MiB and 25000 operations a second"),
+        "{}",
+        limited.reason
+    );
+    assert_eq!(disk(None).rating, Rating::Warning);
 
     let judge = |uid, gid, mode| {
         let facts = Facts {

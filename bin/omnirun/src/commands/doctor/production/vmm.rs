@@ -1,7 +1,7 @@
 //! What the VMM and its surroundings do: the lines that OmniRun itself answers for.
 
 use super::{Facts, Finding, Line, facts::Owned};
-use omnirun_vmm::VmmFacts;
+use omnirun_vmm::{DiskRate, VmmFacts};
 use std::path::Path;
 
 const SECCOMP: Line = Line(1, "seccomp");
@@ -27,6 +27,10 @@ pub struct Driver {
     pub kvm: bool,
     /// How it is confined, in its own words.
     pub confinement: String,
+    /// The controllers that limit each VM in a control group of its own.
+    pub controllers: Vec<&'static str>,
+    /// What a session disk passes.
+    pub disk: Option<DiskRate>,
 }
 
 impl From<&VmmFacts> for Driver {
@@ -35,6 +39,8 @@ impl From<&VmmFacts> for Driver {
             name: Some(facts.driver),
             kvm: facts.accelerator == "kvm",
             confinement: facts.confinement.clone(),
+            controllers: facts.controllers.clone(),
+            disk: Some(facts.disk),
         }
     }
 }
@@ -68,7 +74,7 @@ pub(super) fn findings(facts: &Facts, driver: &Driver) -> Vec<Finding> {
             .ok("every question to a VMM and its guest has a time limit, and a VMM that misses it is killed"),
         uids(driver),
         limits(facts, driver),
-        rates(),
+        rates(driver),
         TENANTS.ok("each sandbox has a process of its own, and no snapshot serves two environments"),
     ]);
     findings
@@ -137,23 +143,30 @@ fn limits(facts: &Facts, driver: &Driver) -> Finding {
             "those of a process (address space, files, no cores); QEMU has no control group of its own",
         );
     }
-    let Some(controllers) = &facts.controllers else {
+    if driver.controllers.is_empty() {
+        let mend = match facts.controllers {
+            None => {
+                "systemd.unified_cgroup_hierarchy=1 on the kernel command line, or a distribution of these years"
+            }
+            // Where there is a hierarchy and none of it is ours, as in many a container.
+            Some(_) => "run omnirun where it may make control groups",
+        };
         return LIMITS
-            .warn("those of a process; there is no unified control group hierarchy, so none for a VM's memory, CPU and I/O")
-            .mend("systemd.unified_cgroup_hierarchy=1 on the kernel command line, or a distribution of these years");
-    };
-    if driver.says("no control group") {
-        // Where there is a hierarchy and none of it is ours, as in many a container.
-        return LIMITS
-            .warn(format!("those of a process, but {}", driver.confinement))
-            .mend("run omnirun where it may make control groups");
+            .warn(format!(
+                "those of a process, and nothing for a VM's memory, CPU and I/O: {}",
+                driver.confinement
+            ))
+            .mend(mend);
     }
     let missing: Vec<_> = CONTROLLERS
         .into_iter()
-        .filter(|c| !controllers.split_whitespace().any(|have| have == *c))
+        .filter(|c| !driver.controllers.contains(c))
         .collect();
     match missing.is_empty() {
-        true => LIMITS.ok("those of a process, and a control group for each VM: memory, CPU, I/O, processes"),
+        true => LIMITS.ok(
+            "those of a process, and a control group for each VM: memory, CPU, processes, and I/O where the data folder's \
+             file system is on one disk",
+        ),
         false => LIMITS
             .warn(format!(
                 "a control group for each VM, but without {}",
@@ -163,7 +176,12 @@ fn limits(facts: &Facts, driver: &Driver) -> Finding {
     }
 }
 
-fn rates() -> Finding {
-    RATES
-        .warn("there is no network; a sandbox's disk has no limit of its own, so one that writes much slows the others down")
+fn rates(driver: &Driver) -> Finding {
+    match driver.disk {
+        Some(rate) => RATES.ok(format!(
+            "a session disk passes {rate}, and {} seconds' worth at once; a sandbox has no network card",
+            DiskRate::BURST
+        )),
+        None => RATES.warn("a sandbox's disk has no limit, so one that writes much slows the others down"),
+    }
 }

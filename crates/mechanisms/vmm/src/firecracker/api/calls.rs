@@ -1,6 +1,7 @@
 //! The calls that the driver makes, in Firecracker's words.
 
 use super::{ApiError, Client};
+use crate::DiskRate;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -39,9 +40,37 @@ pub(crate) struct Drive<'a> {
 
 /// `PATCH /drives/ID`
 #[derive(Debug, Serialize)]
-struct DrivePath<'a> {
+struct DriveUpdate<'a> {
     drive_id: &'a str,
     path_on_host: &'a str,
+    rate_limiter: RateLimiter,
+}
+
+/// What a device passes.
+#[derive(Debug, Serialize)]
+struct RateLimiter {
+    bandwidth: TokenBucket,
+    ops: TokenBucket,
+}
+
+/// Holds `size` tokens, and is filled within `refill_time` milliseconds.
+#[derive(Debug, Serialize)]
+struct TokenBucket {
+    size: u64,
+    refill_time: u64,
+}
+
+impl From<DiskRate> for RateLimiter {
+    fn from(rate: DiskRate) -> Self {
+        let bucket = |a_second: u64| TokenBucket {
+            size: a_second.saturating_mul(DiskRate::BURST),
+            refill_time: DiskRate::BURST * 1000,
+        };
+        Self {
+            bandwidth: bucket(rate.bytes),
+            ops: bucket(rate.operations),
+        }
+    }
 }
 
 /// `PUT /vsock`
@@ -109,11 +138,17 @@ impl Client {
             .await
     }
 
-    /// Puts another file behind a drive.
-    pub(crate) async fn swap_drive(&self, drive_id: &str, path_on_host: &str) -> Result<(), ApiError> {
-        let body = DrivePath {
+    /// Puts another file behind a drive, which passes no more than this.
+    pub(crate) async fn swap_drive(
+        &self,
+        drive_id: &str,
+        path_on_host: &str,
+        rate: DiskRate,
+    ) -> Result<(), ApiError> {
+        let body = DriveUpdate {
             drive_id,
             path_on_host,
+            rate_limiter: rate.into(),
         };
         self.patch(&format!("/drives/{drive_id}"), &body, COMMAND).await
     }

@@ -14,7 +14,7 @@ use std::{
 /// The parent of all groups.
 const PARENT: &str = "omnirun";
 /// What is asked for.
-const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "io"];
 /// The VMM's own memory. Its published overhead is 5 MiB; a page cache of the files that it reads is charged to it too.
 const OVERHEAD: u64 = 128 << 20;
 /// Threads beside the virtual CPUs: main, API, and what the kernel starts for KVM.
@@ -73,12 +73,19 @@ impl Hierarchy {
         }
     }
 
-    /// Makes the group of a VM, with limits for a machine of this size. `writes` is what it may write to files beside.
+    /// The controllers that limit a VM.
+    pub(in crate::firecracker) fn limits(&self) -> Vec<&'static str> {
+        self.usable.clone()
+    }
+
+    /// Makes the group of a VM, with limits for a machine of this size. `writes` is what it may write to files beside, `io`
+    /// the line for `io.max`.
     pub(in crate::firecracker) fn make(
         &self,
         id: &str,
         size: MachineSize,
         writes: u64,
+        io: Option<String>,
     ) -> Result<Group, VmmError> {
         let path = self.root.join(PARENT).join(id);
         let failed = |step, path: PathBuf| move |source| VmmError::File { step, path, source };
@@ -92,6 +99,7 @@ impl Hierarchy {
             ("cpu", "cpu.max", format!("{cpu} {PERIOD}")),
             ("pids", "pids.max", (size.vcpus + THREADS).to_string()),
         ];
+        let limits = limits.into_iter().chain(io.map(|line| ("io", "io.max", line)));
         for (controller, file, value) in limits {
             if !self.usable.contains(&controller) {
                 continue;
@@ -101,6 +109,10 @@ impl Hierarchy {
                 Ok(()) => {}
                 // A kernel without swap accounting.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && file == "memory.swap.max" => {}
+                // Not every disk can be limited.
+                Err(error) if controller == "io" => {
+                    tracing::debug!(%error, "a VM's use of its disk is not limited")
+                }
                 Err(e) => {
                     group.remove();
                     return Err(failed("limit by", path)(e));
@@ -214,25 +226,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         // A folder takes every write that a hierarchy would.
         let all = Hierarchy::at(dir.path().to_owned()).expect("it is there");
-        assert_eq!(all.words(), "a control group with limits (memory, cpu, pids)");
+        assert_eq!(all.words(), "a control group with limits (memory, cpu, pids, io)");
         let some = Hierarchy {
             usable: vec!["pids"],
             ..all.clone()
         };
-        assert_eq!(some.words(), "a control group with limits (pids; no memory, cpu)");
+        assert_eq!(
+            some.words(),
+            "a control group with limits (pids; no memory, cpu, io)"
+        );
         let size = MachineSize {
             vcpus: 2,
             memory_mib: 256,
         };
         let read = |id: &str, file: &str| fs::read_to_string(dir.path().join("omnirun").join(id).join(file));
-        all.make("a", size, 0).expect("made");
+        all.make("a", size, 0, Some("8:0 rbps=1".into())).expect("made");
         assert_eq!(read("a", "memory.max").expect("written"), "402653184");
         assert_eq!(read("a", "cpu.max").expect("written"), "300000 100000");
         assert_eq!(read("a", "pids.max").expect("written"), "18");
-        some.make("b", size, 0).expect("made");
+        assert_eq!(read("a", "io.max").expect("written"), "8:0 rbps=1");
+        some.make("b", size, 0, None).expect("made");
         assert!(read("b", "memory.max").is_err() && read("b", "pids.max").is_ok());
         // One that is there is somebody's.
-        assert!(all.make("a", size, 0).is_err());
+        assert!(all.make("a", size, 0, None).is_err());
     }
 
     #[test]

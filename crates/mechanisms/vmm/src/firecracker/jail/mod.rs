@@ -8,7 +8,7 @@
 //!       log                            a pipe that the owner reads
 //!       base, memory, state, ...       mounted read-only, in the process's own mount namespace
 //!       session                        a hard link to the session disk, once there is one
-//!   /sys/fs/cgroup/omnirun/ID          limits                           [cgroup]
+//!   /sys/fs/cgroup/omnirun/ID          limits                           [cgroup, io]
 //! ```
 //!
 //! The jail is inside the VM's run folder, so whoever removes that removes all of it; no mount is ever in the host's
@@ -22,8 +22,10 @@
 pub(super) mod cgroup;
 pub(super) mod command_line;
 mod folder;
+mod io;
 
 pub(super) use folder::{Jail, path_of};
+pub(super) use io::limit as io_limit;
 
 /// A VM's name as Firecracker and its jailer take it: they know no underscore, and a sandbox's id has no hyphen.
 pub(super) fn name(sandbox: &str) -> String {

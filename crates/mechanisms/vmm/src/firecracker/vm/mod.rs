@@ -20,8 +20,8 @@ use super::{
     seccomp,
 };
 use crate::{
-    AttachDisk, ChannelStream, DeviceState, Exit, MachineSize, Vm, VmIdentity, VmmError, process::Process,
-    tail::Tail,
+    AttachDisk, ChannelStream, DeviceState, DiskRate, Exit, MachineSize, Vm, VmIdentity, VmmError,
+    process::Process, tail::Tail,
 };
 use async_trait::async_trait;
 use std::{io, os::fd::OwnedFd, path::Path, sync::Mutex};
@@ -59,6 +59,8 @@ pub(super) struct Machine {
     size: MachineSize,
     /// Whether limits of a process of another user may be changed.
     may_limit: bool,
+    /// What its session disk passes.
+    disk: DiskRate,
     /// Whether it was booted: its agent takes a while to be there. A clone's is there already.
     booted: bool,
     /// Whether its virtual CPUs run.
@@ -132,7 +134,10 @@ impl Vm for Machine {
             }
             Err(source) => return Err(VmmError::Io { step, source }),
         }
-        let swapped = self.api.swap_drive(SESSION_DRIVE, &format!("/{SESSION}")).await;
+        let swapped = self
+            .api
+            .swap_drive(SESSION_DRIVE, &format!("/{SESSION}"), self.disk)
+            .await;
         self.asked(step, swapped).await
     }
 

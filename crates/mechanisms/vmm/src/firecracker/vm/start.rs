@@ -108,7 +108,9 @@ impl Plan {
         let program =
             CString::new(host.programs.jailer.as_os_str().as_bytes()).map_err(|e| invalid(host, e))?;
         let group = match &host.cgroups {
-            Ok(hierarchy) => Some(hierarchy.make(&id, size, writes)?),
+            Ok(hierarchy) => {
+                Some(hierarchy.make(&id, size, writes, jail::io_limit(&identity.run_dir, host.disk))?)
+            }
             Err(_) => None,
         };
         let spawned = spawn(&Spawn {
@@ -159,6 +161,7 @@ impl Plan {
             identity,
             size,
             may_limit: host.may_limit,
+            disk: host.disk,
             booted: false,
             running: watch::Sender::new(false),
             channel: Mutex::new(None),

@@ -1,6 +1,7 @@
 //! What is asked.
 
 use super::*;
+use crate::DiskRate;
 
 #[tokio::test]
 async fn the_calls_are_in_firecrackers_words() {
@@ -54,7 +55,10 @@ async fn the_calls_are_in_firecrackers_words() {
         resume_vm: false,
     };
     client.load_snapshot(&load).await.expect("good");
-    client.swap_drive("session", "/session").await.expect("good");
+    client
+        .swap_drive("session", "/session", DiskRate::default())
+        .await
+        .expect("good");
     client.set_state(State::Resumed).await.expect("good");
     drop(client);
     let mut all = String::new();
