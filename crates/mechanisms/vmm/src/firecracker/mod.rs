@@ -5,6 +5,7 @@
 //!   elf       how a program is linked
 //!   jail      folder, command line, control group
 //!   api       the calls over its Unix socket
+//!   metrics   what a process counts
 //!   seccomp   which system calls a process may make
 //!   trial     a jailed start without a machine
 //!   vm        one machine
@@ -22,6 +23,7 @@
 mod api;
 mod elf;
 mod jail;
+mod metrics;
 mod seccomp;
 mod trial;
 mod version;

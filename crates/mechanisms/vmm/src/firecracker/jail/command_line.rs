@@ -8,6 +8,8 @@ pub(in crate::firecracker) const API: &str = "api.sock";
 pub(in crate::firecracker) const AGENT: &str = "agent.sock";
 /// Inside the jail: the pipe for the log.
 pub(in crate::firecracker) const LOG: &str = "log";
+/// Inside the jail: the pipe for what is counted.
+pub(in crate::firecracker) const METRICS: &str = "metrics";
 /// Inside the jail: the compiled seccomp filter.
 pub(in crate::firecracker) const FILTER: &str = "seccomp.bpf";
 
@@ -51,6 +53,7 @@ impl Line<'_> {
         }
         add(&["--", "--api-sock", &format!("/{RUN}/{API}")]);
         add(&["--log-path", &format!("/{LOG}"), "--level", "Warn"]);
+        add(&["--metrics-path", &format!("/{METRICS}")]);
         if self.filter {
             add(&["--seccomp-filter", &format!("/{FILTER}")]);
         }

@@ -1,6 +1,6 @@
 //! The folder that a VMM process finds itself in.
 
-use super::command_line::{API, LOG, RUN};
+use super::command_line::{API, LOG, METRICS, RUN};
 use crate::{VmIdentity, VmmError, memory};
 use rustix::{
     fs::{
@@ -160,22 +160,28 @@ impl Jail {
 
     /// A pipe for what the process logs: our end, and one for it to be born with.
     pub(in crate::firecracker) fn log(&self) -> Result<(OwnedFd, OwnedFd), VmmError> {
-        mknodat(&self.root, LOG, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .map_err(self.failed("create", LOG))?;
-        chownat(
-            &self.root,
-            LOG,
-            self.owner().0,
-            self.owner().1,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(self.failed("give away", LOG))?;
-        let open = |flags| {
-            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            openat(&self.root, LOG, flags, Mode::empty()).map_err(self.failed("open", LOG))
-        };
+        self.make_pipe(LOG)?;
         // Reading first: the other end would wait for a reader.
-        Ok((open(OFlags::RDONLY | OFlags::NONBLOCK)?, open(OFlags::WRONLY)?))
+        let ours = self.open_pipe(LOG, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        Ok((ours, self.open_pipe(LOG, OFlags::WRONLY)?))
+    }
+
+    /// A pipe for what the process counts: our end, which lets the pipe have no end.
+    pub(in crate::firecracker) fn metrics(&self) -> Result<OwnedFd, VmmError> {
+        self.make_pipe(METRICS)?;
+        self.open_pipe(METRICS, OFlags::RDWR | OFlags::NONBLOCK)
+    }
+
+    fn make_pipe(&self, name: &str) -> Result<(), VmmError> {
+        mknodat(&self.root, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .map_err(self.failed("create", name))?;
+        let (uid, gid) = self.owner();
+        chownat(&self.root, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("give away", name))
+    }
+
+    fn open_pipe(&self, name: &str, flags: OFlags) -> Result<OwnedFd, VmmError> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat(&self.root, name, flags, Mode::empty()).map_err(self.failed("open", name))
     }
 
     /// The folder of the process's sockets.

@@ -5,7 +5,7 @@
 //!       firecracker                    its copy of the program
 //!       run/api.sock, run/agent.sock   made by Firecracker
 //!       dev/                           made by the jailer
-//!       log                            a pipe that the owner reads
+//!       log, metrics                   pipes that the owner reads
 //!       base, memory, state, ...       mounted read-only, in the process's own mount namespace
 //!       session                        a hard link to the session disk, once there is one
 //!   /sys/fs/cgroup/omnirun/ID          limits                           [cgroup, io]

@@ -144,7 +144,10 @@ mod tests {
             .collect();
         host.filter = Some(pack(&programs(without.as_bytes()).expect("compiled")).expect("packed"));
         match trial::run(&Arc::new(host)).await.expect_err("it cannot answer") {
-            VmmError::Gone { tail, .. } => assert!(tail.contains("bad syscall (288)"), "{tail}"),
+            VmmError::Gone { tail, .. } => {
+                assert!(tail.contains("bad syscall (288)"), "{tail}");
+                assert!(tail.ends_with("counted: seccomp.num_faults 1"), "{tail}");
+            }
             other => panic!("{other:?}"),
         }
     }

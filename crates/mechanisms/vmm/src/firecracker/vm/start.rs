@@ -17,6 +17,7 @@ use crate::{
             cgroup::Group,
             command_line::{self, AGENT, FILTER, Line, RUN},
         },
+        metrics,
     },
     process::Process,
     tail::Tail,
@@ -97,6 +98,7 @@ impl Plan {
         } = self;
         let io = |step| move |source| VmmError::Io { step, source };
         let (log, log_theirs) = jail.log()?;
+        let counted = jail.metrics()?;
         let (console, console_theirs) = io::pipe().map_err(io("making a pipe"))?;
         rustix::io::ioctl_fionbio(&console, true).map_err(|e| io("making a pipe")(e.into()))?;
         let null = File::open("/dev/null").map_err(io("opening /dev/null"))?;
@@ -140,7 +142,7 @@ impl Plan {
         let (said, screen) = (Tail::new(8 * 1024), Tail::new(64 * 1024));
         let receiver =
             |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(io("reading from the process"));
-        let reader = said.follow(receiver(log)?);
+        let reader = metrics::follow(receiver(counted)?, said.follow(receiver(log)?), said.clone());
         drop(screen.follow(receiver(console.into())?));
         let after = move || {
             if let Some(group) = group {

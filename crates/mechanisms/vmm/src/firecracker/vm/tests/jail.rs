@@ -41,7 +41,7 @@ impl Victim {
 }
 
 /// What there will be in a jail, from the run folder down: by the owner, by the jailer, by Firecracker.
-const PLACES: [&str; 24] = [
+const PLACES: [&str; 25] = [
     "fc",
     "fc/ID",
     "fc/ID/root",
@@ -57,6 +57,7 @@ const PLACES: [&str; 24] = [
     "fc/ID/root/fc",
     "fc/ID/root/fc.pid",
     "fc/ID/root/log",
+    "fc/ID/root/metrics",
     "fc/ID/root/base",
     "fc/ID/root/vmlinux",
     "fc/ID/root/initramfs",
