@@ -278,6 +278,12 @@ impl Engine {
         }
     }
 
+    /// Makes a snapshot so much older.
+    #[cfg(test)]
+    pub(crate) fn age(&self, template: &Template, by: Duration) {
+        self.inner.snapshots.age(template.digest(), by).expect("aged");
+    }
+
     /// Lets go of the owner's lock, as the kernel does when a process is killed.
     #[cfg(test)]
     pub(crate) fn die(&self) {

@@ -1,6 +1,7 @@
 //! The engine over the fake: lives of sandboxes, and that nothing is left of them, wherever they go wrong.
 
 mod pool;
+mod snapshots;
 mod takeover;
 
 use crate::{

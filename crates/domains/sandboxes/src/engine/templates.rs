@@ -16,6 +16,8 @@ use std::{
 
 /// How often a process looks whether the other one has made the snapshot.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+/// How often a snapshot is opened that changes or goes meanwhile.
+const OPENINGS: usize = 3;
 /// Appended to the driver's own kernel command line.
 const CMDLINE: &str = "";
 
@@ -68,19 +70,30 @@ impl Inner {
         machine: MachineSize,
         key: &SnapshotKey,
     ) -> Result<Arc<Template>, EngineError> {
-        let found = self.find_or_make(spec, machine, key).await?;
-        self.snapshots.touch(&found.digest);
-        let name = found.digest.short().to_owned();
-        let memory = self.context.vmm.open_memory(&found.memory).await;
-        let memory = memory.map_err(|source| SnapshotError::Memory { name, source })?;
-        let template = Template::new(&found, key.clone(), spec.image.clone(), memory).map_err(|source| {
-            SnapshotError::File {
-                step: "open",
-                path: found.state.clone(),
-                source,
+        for _ in 0..OPENINGS {
+            let found = self.find_or_make(spec, machine, key).await?;
+            self.snapshots.touch(&found.digest);
+            let name = found.digest.short().to_owned();
+            let memory = self.context.vmm.open_memory(&found.memory).await;
+            let memory = memory.map_err(|source| SnapshotError::Memory { name, source })?;
+            let template = Template::new(&found, key.clone(), spec.image.clone(), memory);
+            // It may have been evicted meanwhile, or worse. What was opened is what was found good, or is not used.
+            if found.is_still_there() {
+                return template.map(Arc::new).map_err(|source| {
+                    SnapshotError::File {
+                        step: "open",
+                        path: found.state.clone(),
+                        source,
+                    }
+                    .into()
+                });
             }
-        })?;
-        Ok(Arc::new(template))
+        }
+        Err(SnapshotError::Damaged {
+            name: key.digest().short().to_owned(),
+            what: "its files change while they are opened".to_owned(),
+        }
+        .into())
     }
 
     async fn find_or_make(

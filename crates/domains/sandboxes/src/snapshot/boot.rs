@@ -1,6 +1,6 @@
 //! The cold boot that makes a snapshot.
 
-use super::{SnapshotError, SnapshotKey, SnapshotStore, store::Found};
+use super::{Found, SnapshotError, SnapshotKey, SnapshotStore};
 use crate::{
     EngineError,
     owner::{ColdBoot, Ends, Started, Stop, failed, vmm_error},

@@ -1,22 +1,23 @@
 //! The manifest of a snapshot: its key and the keyed digest of each file, itself authenticated.
 
-use super::{SnapshotError, SnapshotKey, store::unwrap_file};
+use super::{
+    SnapshotError, SnapshotKey,
+    record::{FileRecord, open_plain},
+    store::unwrap_file,
+};
 use hmac::{Hmac, KeyInit, Mac};
 use omnirun_store::Unfinished;
-use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::{
     fs::{self, File},
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 /// Format of the manifest.
 const VERSION: u32 = 1;
-/// Pieces in which files are read for their digest.
-const PIECE: usize = 64 * 1024;
 /// A manifest is a page or so; more is not one.
 const MAX_MANIFEST: u64 = 64 * 1024;
 
@@ -79,95 +80,12 @@ impl MacKey {
         }
     }
 
-    fn mac(&self) -> Hmac<Sha256> {
+    pub(crate) fn mac(&self) -> Hmac<Sha256> {
         // HMAC pads a short key with zeros to the block's 64 bytes; so do we, and need no fallible constructor.
         let mut block = [0u8; 64];
         block[..self.0.len()].copy_from_slice(&self.0);
         Hmac::<Sha256>::new(&block.into())
     }
-}
-
-/// What a file was when it was last known to be right.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FileRecord {
-    /// Its keyed digest, hexadecimal.
-    pub(crate) digest: String,
-    pub(crate) bytes: u64,
-    device: u64,
-    inode: u64,
-    ctime_ns: i128,
-}
-
-impl FileRecord {
-    /// Reads a file and records it.
-    pub(crate) fn of(key: &MacKey, path: &Path) -> Result<Self, SnapshotError> {
-        let err = |step| {
-            move |source| SnapshotError::File {
-                step,
-                path: path.to_owned(),
-                source,
-            }
-        };
-        let file = File::open(path).map_err(err("open"))?;
-        // Looked at before it is read: a change while it is read shows the next time.
-        let meta = file.metadata().map_err(err("stat"))?;
-        let digest = digest(key, &file, meta.len()).map_err(err("read"))?;
-        Ok(Self {
-            digest,
-            bytes: meta.len(),
-            device: meta.dev(),
-            inode: meta.ino(),
-            ctime_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
-        })
-    }
-
-    /// Whether the file at a path is, by the looks of it, the very one that was recorded.
-    pub(crate) fn looks_like(&self, path: &Path) -> Result<bool, SnapshotError> {
-        let meta = fs::symlink_metadata(path).map_err(|source| SnapshotError::File {
-            step: "stat",
-            path: path.to_owned(),
-            source,
-        })?;
-        let ctime_ns = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
-        Ok(meta.is_file()
-            && (meta.len(), meta.dev(), meta.ino(), ctime_ns)
-                == (self.bytes, self.device, self.inode, self.ctime_ns))
-    }
-}
-
-/// A digest of a sparse file. Pieces that hold zeros alone count for nothing, so a copy with other holes has the same
-/// digest, and a gigabyte of memory of which a tenth was used costs a tenth.
-fn digest(key: &MacKey, file: &File, length: u64) -> std::io::Result<String> {
-    let mut mac = key.mac();
-    mac.update(b"omnirun snapshot file\0");
-    mac.update(&length.to_le_bytes());
-    let mut piece = vec![0u8; PIECE];
-    let mut at = 0u64;
-    while at < length {
-        // From here to the next data all is zeros.
-        at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data - data % PIECE as u64,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(rustix::io::Errno::INVAL) => at,
-            Err(e) => return Err(e.into()),
-        };
-        let end = match rustix::fs::seek(file, SeekFrom::Hole(at)) {
-            Ok(hole) => hole.max(at + 1),
-            Err(_) => length,
-        }
-        .min(length);
-        while at < end {
-            let want = PIECE.min(usize::try_from(length - at).unwrap_or(PIECE));
-            file.read_exact_at(&mut piece[..want], at)?;
-            if piece[..want].iter().any(|b| *b != 0) {
-                mac.update(&at.to_le_bytes());
-                mac.update(&piece[..want]);
-            }
-            at += want as u64;
-        }
-    }
-    Ok(hex::encode(mac.finalize().into_bytes()))
 }
 
 /// The manifest.
@@ -220,9 +138,11 @@ impl Manifest {
             name: name.to_owned(),
             what: what.to_owned(),
         };
-        let file = match File::open(path) {
-            Ok(file) => file,
+        let file = match open_plain(path) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(damaged("its manifest is no plain file")),
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => return Err(damaged("it is no folder")),
             Err(e) => return Err(err("open")(e)),
         };
         let mut bytes = Vec::new();
@@ -235,6 +155,11 @@ impl Manifest {
         body_mac(key, &sealed.body)
             .verify_slice(&mac)
             .map_err(|_| damaged("its manifest was not written with this data folder's key"))?;
+        // The same in other letters or with something around it is not what was written.
+        let written = serde_json::to_vec_pretty(&sealed).unwrap_or_default();
+        if written != bytes || hex::encode(mac) != sealed.mac {
+            return Err(damaged("its manifest is not as it was written"));
+        }
         let manifest: Self =
             serde_json::from_str(&sealed.body).map_err(|_| damaged("its manifest is of another version"))?;
         if manifest.version != VERSION {
@@ -254,32 +179,7 @@ fn body_mac(key: &MacKey, body: &str) -> Hmac<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn holes_do_not_matter_and_bytes_do() {
-        let tmp = tempfile::tempdir().unwrap();
-        let key = MacKey::load_or_create(&tmp.path().join("k")).unwrap();
-        let sparse = tmp.path().join("sparse");
-        let full = tmp.path().join("full");
-        let f = File::create(&sparse).unwrap();
-        f.set_len(1 << 20).unwrap();
-        f.write_all_at(b"hello", 300_000).unwrap();
-        fs::write(&full, fs::read(&sparse).unwrap()).unwrap();
-        let a = FileRecord::of(&key, &sparse).unwrap();
-        assert_eq!(a.digest, FileRecord::of(&key, &full).unwrap().digest);
-        // The same bytes elsewhere are other bytes, and so is a shorter file.
-        f.write_all_at(&[0; 5], 300_000).unwrap();
-        f.write_all_at(b"hello", 300_000 + PIECE as u64).unwrap();
-        assert_ne!(a.digest, FileRecord::of(&key, &sparse).unwrap().digest);
-        File::options()
-            .write(true)
-            .open(&full)
-            .unwrap()
-            .set_len((1 << 20) - 1)
-            .unwrap();
-        assert_ne!(a.digest, FileRecord::of(&key, &full).unwrap().digest);
-        assert!(!a.looks_like(&full).unwrap());
-    }
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_key_is_drawn_once_and_private() {
@@ -309,7 +209,7 @@ mod tests {
         let other = MacKey::load_or_create(&tmp.path().join("k2")).unwrap();
         let file = tmp.path().join("f");
         fs::write(&file, "x").unwrap();
-        let record = FileRecord::of(&key, &file).unwrap();
+        let record = FileRecord::of(&key, &file).unwrap().unwrap();
         let manifest = Manifest::new(crate::snapshot::key::tests::key(), 1, record.clone(), record);
         let path = tmp.path().join("manifest.json");
         fs::write(&path, manifest.seal(&key)).unwrap();

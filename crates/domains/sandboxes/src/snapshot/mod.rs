@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   key       everything that decides whether memory and devices can be restored      [key]
-//!   manifest  the key, when it was made, and a keyed digest of each file               [manifest]
+//!   record    a keyed digest of a file, and how it looked                              [record]
+//!   manifest  the key, when it was made, and the record of each file                   [manifest]
 //!   store     snapshots/<key>/{memory,state,manifest.json}: load, verify, publish, evict  [store]
 //!   boot      the cold boot that makes one                                             [boot]
 //!   Template  a snapshot opened by this process, ready to be cloned                    [template]
@@ -10,15 +11,17 @@
 //!
 //! Snapshot files are trusted input to a VMM. They are private to the owner of the data folder, fsynced before the
 //! manifest's folder is renamed into place, and authenticated with a key that lies beside them: when they are made,
-//! and again whenever device, inode, size or ctime are not those of the record. A snapshot that does not hold up is
-//! removed, and the next use makes another, with a word.
+//! and again whenever device, inode, size or ctime are not those of the record, also after this process has opened them. A
+//! snapshot that does not hold up is removed, and the next use makes another, with a word.
 //!
 //! Two processes that want the same new snapshot at once: the second waits for the first, and says so. Should both
 //! make it after all, the second rename fails and its copy is dropped: a snapshot, once there, never changes.
 
 mod boot;
+mod found;
 mod key;
 mod manifest;
+mod record;
 mod store;
 mod template;
 
@@ -27,7 +30,8 @@ pub use store::{SnapshotInfo, SnapshotLimits};
 pub use template::Template;
 
 pub(crate) use boot::make;
-pub(crate) use store::{Found, Lookup, SnapshotStore};
+pub(crate) use found::{Found, Lookup};
+pub(crate) use store::SnapshotStore;
 
 use omnirun_ids::ByteSize;
 use std::{fmt, path::PathBuf, time::Duration};

@@ -2,7 +2,9 @@
 
 use super::{
     Notice, SnapshotError, SnapshotKey,
-    manifest::{FileRecord, MacKey, Manifest},
+    found::{Found, Lookup},
+    manifest::{MacKey, Manifest},
+    record::FileRecord,
 };
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_store::{DataDir, FileLock, OwnerId, StoreError, now_ms, sync_dir, write_atomic};
@@ -42,26 +44,6 @@ pub struct SnapshotInfo {
     pub bytes: ByteSize,
     /// When it was last used by a process that started.
     pub last_use: SystemTime,
-}
-
-/// A snapshot that has been found good, its files still to be opened.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) digest: Digest,
-    pub(crate) memory: PathBuf,
-    pub(crate) state: PathBuf,
-    pub(crate) created_ms: i64,
-}
-
-/// What a look for a snapshot brought.
-#[derive(Debug)]
-pub(crate) enum Lookup {
-    Good(Found),
-    Missing,
-    /// There is one, and it is of no use.
-    Useless {
-        reason: String,
-    },
 }
 
 #[derive(Debug, Clone)]
@@ -164,7 +146,8 @@ impl SnapshotStore {
             if record.looks_like(&path)? && !thorough {
                 continue;
             }
-            let now = FileRecord::of(&self.key, &path)?;
+            let plain = || damaged(format!("{file} is no plain file"));
+            let mut now = FileRecord::of(&self.key, &path)?.ok_or_else(plain)?;
             if now.bytes != record.bytes {
                 return Err(damaged(format!(
                     "{file} has {} bytes instead of {}",
@@ -174,7 +157,14 @@ impl SnapshotStore {
             if now.digest != record.digest {
                 return Err(damaged(format!("{file} is not what was written")));
             }
-            changed |= now != *record;
+            if now != *record {
+                let digest = now.digest;
+                now = FileRecord::lasting(&self.key, &path)?.ok_or_else(plain)?;
+                if now.digest != digest {
+                    return Err(damaged(format!("{file} changes while it is read")));
+                }
+                changed = true;
+            }
             *record = now;
         }
         if changed {
@@ -185,6 +175,7 @@ impl SnapshotStore {
             state: folder.join("state"),
             created_ms: manifest.created_ms,
             digest,
+            records: [manifest.memory, manifest.state],
         }))
     }
 
@@ -199,8 +190,14 @@ impl SnapshotStore {
     /// Authenticates what a boot has written to `made` (`memory` and `state`, fsynced) and puts it into place.
     pub(crate) fn publish(&self, key: &SnapshotKey, made: &Path) -> Result<Found, SnapshotError> {
         let digest = key.digest();
-        let memory = FileRecord::of(&self.key, &made.join("memory"))?;
-        let state = FileRecord::of(&self.key, &made.join("state"))?;
+        let record = |file: &str| {
+            let record = FileRecord::lasting(&self.key, &made.join(file))?;
+            record.ok_or_else(|| SnapshotError::Damaged {
+                name: digest.short().to_owned(),
+                what: format!("{file} is no plain file"),
+            })
+        };
+        let (memory, state) = (record("memory")?, record("state")?);
         let created_ms = now_ms();
         let manifest = Manifest::new(key.clone(), created_ms, memory, state);
         write_manifest(&made.join("manifest.json"), &manifest.seal(&self.key))?;
@@ -227,6 +224,17 @@ impl SnapshotStore {
         }
     }
 
+    /// Makes a snapshot so much older.
+    #[cfg(test)]
+    pub(crate) fn age(&self, digest: &Digest, by: Duration) -> Result<(), SnapshotError> {
+        let path = self.folder(digest).join("manifest.json");
+        if let Some(mut manifest) = Manifest::read(&path, digest.as_str(), &self.key)? {
+            manifest.created_ms -= i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+            write_manifest(&path, &manifest.seal(&self.key))?;
+        }
+        Ok(())
+    }
+
     /// Removes a snapshot. Who has it open keeps it. Moved aside first, so that nobody sees half of one.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<(), SnapshotError> {
         let folder = self.folder(digest);
@@ -238,13 +246,13 @@ impl SnapshotStore {
             let path = path.to_owned();
             move |source| SnapshotError::File { step, path, source }
         };
-        let _ = fs::remove_dir_all(&aside);
+        let _ = remove_all(&aside);
         match fs::rename(&folder, &aside) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(err("move", &folder)(e)),
         }
-        fs::remove_dir_all(&aside).map_err(err("remove", &aside))
+        remove_all(&aside).map_err(err("remove", &aside))
     }
 
     /// Refuses to begin a boot that cannot end: its memory has to fit on the disk.
@@ -338,6 +346,14 @@ impl SnapshotStore {
             });
         }
         Ok(gone)
+    }
+}
+
+/// A folder with all that is in it; or whatever is there in its place.
+fn remove_all(path: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
     }
 }
 

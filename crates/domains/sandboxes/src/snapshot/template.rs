@@ -1,6 +1,6 @@
 //! A snapshot opened by this process.
 
-use super::{SnapshotKey, store::Found};
+use super::{Found, SnapshotKey};
 use omnirun_ids::Digest;
 use omnirun_images::Image;
 use omnirun_vmm::MachineSize;

@@ -1,6 +1,9 @@
 //! The fake's guest agent.
 
-use super::vmm::{Fault, Machine, Step};
+use super::{
+    machine::Machine,
+    vmm::{Fault, Step},
+};
 use omnirun_guest_proto::{
     frame::Channel,
     guest::{GuestEnd, GuestEvent},

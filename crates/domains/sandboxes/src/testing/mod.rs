@@ -5,6 +5,7 @@
 //! no process before the claim, no claim before the disk has its size.
 
 mod agent;
+mod machine;
 mod vmm;
 
 pub use vmm::{FakeVmm, Fault, Step};

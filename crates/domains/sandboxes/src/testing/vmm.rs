@@ -1,23 +1,24 @@
 //! The fake VMM.
 
-use super::agent;
+use super::machine::{FakeVm, Machine};
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{Claim, Wake};
-use omnirun_vmm::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, DiskRate, Exit, Reap, Vm, VmIdentity, Vmm,
-    VmmError, VmmFacts,
-};
+use omnirun_vmm::{BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
-use tokio::{net::UnixStream, sync::watch};
+use tokio::sync::watch;
+
+/// What a snapshot of the fake's is made of.
+pub(super) const MEMORY: &[u8] = &[1; 100_000];
+pub(super) const DEVICES: &[u8] = b"devices";
 
 /// Where something can go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,15 +78,18 @@ pub struct Seen {
     pub claims: Vec<Claim>,
     /// Processes and tools.
     pub execs: usize,
+    /// Inode of the memory that it is a clone of.
+    pub memory: Option<u64>,
 }
 
 #[derive(Default)]
-struct State {
-    living: BTreeSet<PathBuf>,
-    faults: BTreeMap<Step, Fault>,
+pub(super) struct State {
+    pub(super) living: BTreeSet<PathBuf>,
+    pub(super) faults: BTreeMap<Step, Fault>,
     machines: Vec<Arc<Machine>>,
     started: usize,
     restored: usize,
+    damaged: usize,
 }
 
 /// A VMM without machines. Clones share everything, as two processes share a host.
@@ -115,7 +119,7 @@ impl Default for FakeVmm {
 }
 
 impl FakeVmm {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,6 +144,11 @@ impl FakeVmm {
         (state.started, state.restored)
     }
 
+    /// How many clones there have been of other bytes than a snapshot was made of.
+    pub fn damaged(&self) -> usize {
+        self.lock().damaged
+    }
+
     /// What each guest has been asked, in the order in which they started.
     pub fn seen(&self) -> Vec<Seen> {
         self.lock()
@@ -155,7 +164,7 @@ impl FakeVmm {
         machines.iter().for_each(|m| m.die(Some(9)));
     }
 
-    fn take_fault(&self, step: Step) -> Option<Fault> {
+    pub(super) fn take_fault(&self, step: Step) -> Option<Fault> {
         let mut state = self.lock();
         let fault = state.faults.get_mut(&step)?;
         match fault {
@@ -226,6 +235,14 @@ impl Vmm for FakeVmm {
         let vm = self.launch(&spec.identity, false);
         fs::write(spec.identity.run_dir.join("qmp.sock"), "").map_err(io("write", &spec.identity.run_dir))?;
         self.fault(Step::Restore, "restore").await?;
+        let given = [contents(&spec.memory)?, contents(&spec.state)?];
+        if given != [MEMORY.to_vec(), DEVICES.to_vec()] {
+            self.lock().damaged += 1;
+        }
+        let memory = rustix::fs::fstat(&spec.memory)
+            .map_err(|e| io("look at", Path::new("the memory"))(e.into()))?
+            .st_ino;
+        vm.machine.note(|seen| seen.memory = Some(memory));
         self.lock().restored += 1;
         Ok(Box::new(vm))
     }
@@ -243,7 +260,7 @@ impl Reap for FakeVmm {
     }
 }
 
-fn io<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> VmmError + 'a {
+pub(super) fn io<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> VmmError + 'a {
     move |source| VmmError::File {
         step,
         path: path.to_owned(),
@@ -255,152 +272,8 @@ fn open(path: &Path) -> Result<Arc<OwnedFd>, VmmError> {
     Ok(Arc::new(File::open(path).map_err(io("open", path))?.into()))
 }
 
-/// One machine, as its agent sees it.
-pub(super) struct Machine {
-    vmm: FakeVmm,
-    run_dir: PathBuf,
-    exit: watch::Sender<Option<Exit>>,
-    running: watch::Sender<bool>,
-    disk: watch::Sender<u64>,
-    seen: Mutex<Seen>,
-}
-
-impl Machine {
-    pub(super) async fn fault(&self, step: Step) -> Result<(), Fault> {
-        tokio::task::yield_now().await;
-        match self.vmm.take_fault(step) {
-            None => Ok(()),
-            Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::Error | Fault::Errors(_)) => Err(Fault::Error),
-            Some(Fault::Die) => {
-                self.die(None);
-                Err(Fault::Die)
-            }
-        }
-    }
-
-    pub(super) async fn running(&self) {
-        let _ = self.running.subscribe().wait_for(|r| *r).await;
-    }
-
-    pub(super) async fn disk_of(&self, bytes: u64) {
-        let _ = self.disk.subscribe().wait_for(|b| *b == bytes).await;
-    }
-
-    pub(super) fn note(&self, f: impl FnOnce(&mut Seen)) {
-        f(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    pub(super) fn seen<T>(&self, f: impl FnOnce(&Seen) -> T) -> T {
-        f(&self.seen.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn die(&self, signal: Option<i32>) {
-        self.vmm.lock().living.remove(&self.run_dir);
-        self.exit.send_if_modified(|exit| {
-            let first = exit.is_none();
-            let code = if signal.is_none() { Some(0) } else { None };
-            exit.get_or_insert_with(|| Exit {
-                code,
-                signal,
-                stderr_tail: String::new(),
-            });
-            first
-        });
-    }
-}
-
-struct FakeVm {
-    machine: Arc<Machine>,
-    pid: u32,
-}
-
-impl FakeVm {
-    async fn fault(&self, step: Step) -> Result<(), VmmError> {
-        match self.machine.fault(step).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(VmmError::Refused {
-                step: "it",
-                reason: "as told".into(),
-            }),
-        }
-    }
-}
-
-impl Drop for FakeVm {
-    fn drop(&mut self) {
-        self.machine.die(Some(9));
-    }
-}
-
-#[async_trait]
-impl Vm for FakeVm {
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    async fn channel(&self) -> Result<ChannelStream, VmmError> {
-        self.fault(Step::Channel).await?;
-        let (ours, theirs) = UnixStream::pair().map_err(io("pair", Path::new("socket")))?;
-        let machine = self.machine.clone();
-        // The guest lives as long as its machine.
-        tokio::spawn(async move {
-            let mut exit = machine.exit.subscribe();
-            tokio::select! {
-                () = agent::serve(machine.clone(), theirs) => {}
-                _ = exit.wait_for(Option::is_some) => {}
-            }
-        });
-        Ok(ours)
-    }
-
-    async fn pause(&self) -> Result<(), VmmError> {
-        self.fault(Step::Pause).await?;
-        self.machine.running.send_replace(false);
-        Ok(())
-    }
-
-    async fn resume(&self) -> Result<(), VmmError> {
-        self.fault(Step::Resume).await?;
-        self.machine.running.send_replace(true);
-        Ok(())
-    }
-
-    async fn snapshot(&self, to: &DeviceState) -> Result<(), VmmError> {
-        fs::write(&to.memory, vec![1; 100_000]).map_err(io("write", &to.memory))?;
-        self.fault(Step::Snapshot).await?;
-        fs::write(&to.state, "devices").map_err(io("write", &to.state))
-    }
-
-    async fn attach_disk(&self, disk: AttachDisk) -> Result<(), VmmError> {
-        self.fault(Step::Attach).await?;
-        self.machine.disk.send_replace(disk.bytes);
-        Ok(())
-    }
-
-    fn kill(&self) {
-        self.machine.die(Some(9));
-    }
-
-    async fn wait(&self) -> Exit {
-        let mut exit = self.machine.exit.subscribe();
-        let seen = exit.wait_for(Option::is_some).await.ok().and_then(|e| e.clone());
-        seen.unwrap_or(Exit {
-            code: None,
-            signal: None,
-            stderr_tail: String::new(),
-        })
-    }
-
-    fn memory(&self) -> Result<(u64, u64), VmmError> {
-        Ok((40 << 20, 20 << 20))
-    }
-
-    fn console_tail(&self) -> String {
-        "the console".into()
-    }
-
-    fn run_dir(&self) -> &Path {
-        &self.machine.run_dir
-    }
+/// The whole of a file that was opened for reading, wherever its position is.
+fn contents(file: &OwnedFd) -> Result<Vec<u8>, VmmError> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    fs::read(&path).map_err(io("read", &path))
 }

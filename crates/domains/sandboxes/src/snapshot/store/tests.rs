@@ -1,5 +1,7 @@
 //! The folder of snapshots, without a VMM.
 
+mod damage;
+
 use super::*;
 use crate::snapshot::key::tests::key;
 
@@ -16,8 +18,12 @@ fn make(store: &SnapshotStore, key: &SnapshotKey) -> Found {
     fs::create_dir(&made).unwrap();
     fs::write(made.join("memory"), vec![7u8; 200_000]).unwrap();
     fs::write(made.join("state"), "devices").unwrap();
-    let found = store.publish(key, &made).unwrap();
-    let _ = fs::remove_dir_all(&made);
+    publish(store, key, &made)
+}
+
+fn publish(store: &SnapshotStore, key: &SnapshotKey, made: &Path) -> Found {
+    let found = store.publish(key, made).unwrap();
+    let _ = fs::remove_dir_all(made);
     found
 }
 
