@@ -10,7 +10,7 @@ use omnirun_guest_proto::message::{Block, BlockKind, FileStat, Tool, ToolResult}
 use omnirun_ids::{Digest, TemplateName};
 use omnirun_images::{Image, Template};
 use omnirun_redact::Guest;
-use omnirun_sandboxes::{ClaimSpec, SandboxSize, SandboxSpec};
+use omnirun_sandboxes::{ClaimSpec, IsolationGroup, SandboxSize, SandboxSpec};
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
@@ -53,6 +53,8 @@ pub struct Fake {
     /// The size that there is a snapshot for, and the one that the last pool was asked for.
     pub ready_size: Mutex<Option<SandboxSize>>,
     pub last_size: Mutex<Option<SandboxSize>>,
+    /// Who the pools were for, one after the other.
+    pub groups: Mutex<Vec<IsolationGroup>>,
     /// Whether a sandbox has the disk.
     attached: Arc<AtomicBool>,
     /// Kills of the sandboxes that live, by number.
@@ -123,6 +125,7 @@ impl Platform for FakePlatform {
     fn pool(&self, spec: SandboxSpec) -> DynPool {
         self.0.pools.fetch_add(1, SeqCst);
         *self.0.last_size.lock().unwrap() = Some(spec.size);
+        self.0.groups.lock().unwrap().push(spec.group);
         Arc::new(FakePool(self.0.clone()))
     }
 

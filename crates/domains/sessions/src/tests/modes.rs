@@ -54,3 +54,39 @@ async fn in_a_living_sandbox_the_files_of_what_writes_are_synced_with_the_call()
     let outcome = hands.call(&read, CancellationToken::new()).await.unwrap();
     assert!(!text(&outcome).contains("missing"), "{}", text(&outcome));
 }
+
+/// Sandboxes of one group may share memory pages: sessions of one environment are one, and nobody else's are.
+#[tokio::test]
+async fn each_environment_is_an_isolation_group() {
+    let host = Host::new(Isolation::Call);
+    let named = |origin: &str, environment: &str, session: &str| SessionKey {
+        origin: origin.into(),
+        environment: environment.parse().unwrap(),
+        session: session.parse().unwrap(),
+    };
+    let mut groups = Vec::new();
+    for key in [
+        named("https://one", "env_1", "sesn_1"),
+        named("https://one", "env_1", "sesn_2"),
+        named("https://one", "env_2", "sesn_1"),
+        named("https://two", "env_1", "sesn_1"),
+    ] {
+        let hands = host.process().open(&key, &BTreeMap::new()).await.unwrap();
+        hands.close(Release::Keep).await.unwrap();
+        // Every way to its sandboxes is the same: a worker's first snapshot, and files in and out.
+        let group = crate::isolation_group(&key.origin, &key.environment);
+        let out = host.tmp.path().join("out");
+        let _ = host
+            .process()
+            .copy_out(&SessionHash::of(&key), "file", &out)
+            .await;
+        let asked = std::mem::take(&mut *host.fake.groups.lock().unwrap());
+        assert_eq!(asked, [group.clone(), group.clone()]);
+        groups.push(group);
+    }
+    assert_eq!(groups[0], groups[1]);
+    for (first, second) in [(1, 2), (1, 3), (2, 3)] {
+        assert_ne!(groups[first], groups[second]);
+    }
+    assert_ne!(groups[0], omnirun_sandboxes::IsolationGroup::local());
+}
