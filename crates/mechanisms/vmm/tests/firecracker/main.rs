@@ -179,6 +179,24 @@ async fn a_snapshot_that_lost_its_name_is_still_cloned_and_a_clone_is_snapshot()
 }
 
 #[tokio::test]
+async fn a_guest_that_resets_ends_its_machine() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let code: &[u8] = &[
+        0xb0, 0xfe, // mov al, 0xfe
+        0xe6, 0x64, // out 0x64, al: as a kernel that panics does, or one that is told to reboot
+        0xf4, 0xeb, 0xfd, // 1: hlt; jmp 1b
+    ];
+    fs::write(bench.path("vmlinux"), tiny::elf(code)).expect("the kernel");
+    let vm = vmm
+        .start(bench.boot(bench.identity("reset")))
+        .await
+        .expect("it boots");
+    let exit = vm.wait().await;
+    assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.stderr_tail);
+}
+
+#[tokio::test]
 async fn what_a_dead_owner_left_is_ended_and_nothing_else() {
     let Some(vmm) = driver().await else { return };
     let bench = bench();

@@ -43,18 +43,20 @@ fn kernel() -> Vec<u8> {
     image
 }
 
-/// The same for 64 bits, as an ELF file with one segment at 1 MiB, where it is entered.
-fn elf() -> Vec<u8> {
+/// The same for 64 bits.
+const ENDLESS: &[u8] = &[
+    0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0xb0, b'B', 0xee, // mov al, 'B'; out dx, al
+    0xb0, b'.', 0xee, // 1: mov al, '.'; out dx, al
+    0xb9, 0xff, 0x0f, 0x00, 0x00, // mov ecx, 0xfff
+    0xe2, 0xfe, // 2: loop 2b
+    0xeb, 0xf4, // jmp 1b
+];
+
+/// An ELF file of 64-bit code, with one segment at 1 MiB, where it is entered.
+pub fn elf(code: &[u8]) -> Vec<u8> {
     const ENTRY: u64 = 1 << 20;
     const HEADERS: u64 = 64 + 56;
-    let code: &[u8] = &[
-        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
-        0xb0, b'B', 0xee, // mov al, 'B'; out dx, al
-        0xb0, b'.', 0xee, // 1: mov al, '.'; out dx, al
-        0xb9, 0xff, 0x0f, 0x00, 0x00, // mov ecx, 0xfff
-        0xe2, 0xfe, // 2: loop 2b
-        0xeb, 0xf4, // jmp 1b
-    ];
     let mut image = Vec::new();
     image.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     image.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes())); // an executable for x86-64
@@ -81,7 +83,7 @@ impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         fs::write(dir.path().join("kernel"), kernel()).expect("the kernel");
-        fs::write(dir.path().join("vmlinux"), elf()).expect("the ELF kernel");
+        fs::write(dir.path().join("vmlinux"), elf(ENDLESS)).expect("the ELF kernel");
         fs::write(dir.path().join("initramfs"), [0u8; 512]).expect("the initramfs");
         fs::write(dir.path().join("base"), [7u8; 4096]).expect("the base");
         Self { dir }

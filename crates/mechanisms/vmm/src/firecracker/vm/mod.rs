@@ -59,6 +59,8 @@ pub(super) struct Machine {
     size: MachineSize,
     /// Whether limits of a process of another user may be changed.
     may_limit: bool,
+    /// Whether it is killed unless its threads filter their system calls.
+    must_filter: bool,
     /// What its session disk passes.
     disk: DiskRate,
     /// Whether it was booted: its agent takes a while to be there. A clone's is there already.
@@ -75,17 +77,24 @@ impl Machine {
         self.asked("version", self.api.version().await).await
     }
 
-    /// Fails unless every thread filters its system calls, as all do once a guest may run.
-    pub(super) async fn is_filtered(&self) -> Result<(), VmmError> {
+    /// Kills it unless every thread filters its system calls. To be asked once the guest runs: a virtual CPU's thread takes
+    /// its filter on before anything else, and that it has is only certain when it has answered.
+    pub(super) fn check_filters(&self) -> Result<(), VmmError> {
         let step = "looking for seccomp filters";
-        match seccomp::unfiltered(self.process.pid()) {
-            Ok(None) => Ok(()),
-            Ok(Some(thread)) => Err(VmmError::Refused {
+        let unfiltered = match self.must_filter {
+            true => seccomp::unfiltered(self.process.pid()),
+            false => Ok(None),
+        };
+        let error = match unfiltered {
+            Ok(None) => return Ok(()),
+            Ok(Some(thread)) => VmmError::Refused {
                 step,
                 reason: format!("its thread {thread} has none"),
-            }),
-            Err(source) => Err(VmmError::Io { step, source }),
-        }
+            },
+            Err(source) => VmmError::Io { step, source },
+        };
+        self.process.kill();
+        Err(error)
     }
 }
 
@@ -109,6 +118,7 @@ impl Vm for Machine {
     async fn resume(&self) -> Result<(), VmmError> {
         self.asked("resume", self.api.set_state(State::Resumed).await)
             .await?;
+        self.check_filters()?;
         self.running.send_replace(true);
         Ok(())
     }

@@ -163,6 +163,7 @@ impl Plan {
             identity,
             size,
             may_limit: host.may_limit,
+            must_filter: host.must_filter,
             disk: host.disk,
             booted: false,
             running: watch::Sender::new(false),
@@ -313,6 +314,7 @@ impl Machine {
         self.asked("entropy", api.entropy(&Entropy {}).await).await?;
         self.asked("InstanceStart", api.act(&Action::InstanceStart).await)
             .await?;
+        self.check_filters()?;
         self.running.send_replace(true);
         Ok(())
     }

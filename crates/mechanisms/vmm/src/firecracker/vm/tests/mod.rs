@@ -91,6 +91,7 @@ impl Bench {
             filter: None,
             uids: UidRange::here().expect("ids"),
             cgroups: Err("none in this test".into()),
+            must_filter: false,
             disk: DiskRate::default(),
             may_limit: false,
         };
