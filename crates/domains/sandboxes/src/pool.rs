@@ -148,10 +148,10 @@ enum Popped {
 pub struct PoolHandle {
     engine: Arc<Inner>,
     spec: SandboxSpec,
-    template: tokio::sync::OnceCell<Joined>,
+    joined: Mutex<Option<Arc<Joined>>>,
 }
 
-/// The template, once it is known, and the membership in its shelf.
+/// The template, and the membership in its shelf.
 struct Joined {
     engine: Arc<Inner>,
     template: Arc<Template>,
@@ -168,21 +168,35 @@ impl PoolHandle {
         Arc::new(Self {
             engine,
             spec,
-            template: tokio::sync::OnceCell::new(),
+            joined: Mutex::new(None),
         })
     }
 
-    async fn joined(&self) -> Result<&Joined, EngineError> {
-        self.template
-            .get_or_try_init(|| async {
-                let template = self.engine.prepare(&self.spec).await?;
-                self.engine.pool.join(&template.digest);
-                Ok(Joined {
-                    engine: self.engine.clone(),
-                    template,
-                })
-            })
-            .await
+    /// The template that was joined last, unless its time is over or it turned out to be bad.
+    fn current(&self) -> Option<Arc<Joined>> {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        joined.filter(|j| self.engine.is_current(&j.template))
+    }
+
+    async fn joined(&self) -> Result<Arc<Joined>, EngineError> {
+        if let Some(joined) = self.current() {
+            return Ok(joined);
+        }
+        let template = self.engine.prepare(&self.spec).await?;
+        let mut slot = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else of this handle may have waited for the same.
+        if let Some(joined) = slot.as_ref().filter(|j| Arc::ptr_eq(&j.template, &template)) {
+            return Ok(joined.clone());
+        }
+        // Before the earlier one goes, which most likely has the same shelf.
+        self.engine.pool.join(&template.digest);
+        let joined = Arc::new(Joined {
+            engine: self.engine.clone(),
+            template,
+        });
+        let earlier = slot.replace(joined.clone());
+        drop((slot, earlier));
+        Ok(joined)
     }
 
     /// A sandbox that is awake and nobody's: a spare, one that is on its way, or one cloned now.
@@ -210,7 +224,7 @@ impl PoolHandle {
     /// A good time to make a spare. Returns at once.
     pub fn refill(self: &Arc<Self>) {
         // The place is taken now, if the snapshot is known: whoever takes next finds it.
-        let place = match self.template.get() {
+        let place = match self.current() {
             Some(joined) => match self.engine.pool.reserve(&joined.template.digest) {
                 Some(fill) => Some(fill),
                 None => return,

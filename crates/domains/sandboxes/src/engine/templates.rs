@@ -52,6 +52,13 @@ impl Inner {
         }))
     }
 
+    /// Whether this is still what [`Self::prepare`] would give for its key.
+    pub(crate) fn is_current(&self, template: &Arc<Template>) -> bool {
+        let templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = templates.get(&template.digest).and_then(|cell| cell.get());
+        known.is_some_and(|t| Arc::ptr_eq(t, template)) && !self.snapshots.too_old(template.created_ms)
+    }
+
     /// The next use looks at the files anew.
     fn forget_template(&self, digest: &Digest, template: &Arc<Template>) {
         let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);

@@ -147,3 +147,35 @@ async fn a_snapshot_is_made_anew_after_some_days() {
         engine.shutdown().await;
     }
 }
+
+/// A session that lasts has its pool for long.
+#[tokio::test(start_paused = true)]
+async fn a_pool_goes_over_to_the_snapshot_that_was_made_anew() {
+    let b = bench().await;
+    let pool = b.engine.pool(spec());
+    drop(pool.take().await.unwrap());
+    // The VMM does not take it any more: one attempt fails, and the next is with another.
+    b.vmm.set_fault(Step::Restore, Fault::Error);
+    pool.take().await.unwrap_err();
+    b.vmm.clear_faults();
+    drop(pool.take().await.unwrap());
+    assert_eq!(b.vmm.counts().0, 2);
+    pool.refill();
+    until(|| b.engine.spares() == 1).await;
+    drop(pool.take().await.unwrap());
+    assert_eq!(b.vmm.counts(), (2, 3));
+    // Another process replaces it, and this one's is as good as before.
+    let other = b.other().await;
+    b.engine.age(
+        &b.engine.prepare(&spec()).await.unwrap(),
+        SnapshotLimits::default().max_age,
+    );
+    other.prepare(&spec()).await.unwrap();
+    drop(pool.take().await.unwrap());
+    assert_eq!(b.vmm.counts(), (3, 4));
+    drop(pool);
+    until(|| b.engine.vms() == 0).await;
+    other.shutdown().await;
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after a pool of three snapshots");
+}
