@@ -29,7 +29,7 @@ impl DriverArgs {
             tracing::warn!(%error, "what omnirun setup put in place is not used");
             None
         });
-        Ok(omnirun_vmm::detect(self.driver, installed.as_deref()).await?)
+        Ok(omnirun_vmm::detect(self.driver, installed.as_deref(), &data.tmp()).await?)
     }
 }
 

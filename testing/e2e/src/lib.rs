@@ -139,7 +139,10 @@ pub async fn driver() -> Arc<dyn Vmm> {
         "" => DriverChoice::Auto,
         name => name.parse().expect("a driver"),
     };
-    omnirun_vmm::detect(choice, None).await.expect("a driver")
+    let scratch = std::env::temp_dir();
+    omnirun_vmm::detect(choice, None, &scratch)
+        .await
+        .expect("a driver")
 }
 
 /// Whether sandboxes run on QEMU, whose own ways a test is about; says so if not.

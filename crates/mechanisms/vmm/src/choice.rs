@@ -50,14 +50,18 @@ impl FromStr for DriverChoice {
 }
 
 /// The driver of that choice. Takes tens of milliseconds; once per process. `installed` is the folder in which
-/// `omnirun setup` puts `firecracker` and `jailer`.
+/// `omnirun setup` puts `firecracker` and `jailer`, `scratch` one for what is tried with them.
 ///
 /// By itself the choice falls on Firecracker where KVM runs stock kernels, both programs are there and we are root; else
 /// on QEMU. If all of that is so and Firecracker does not work all the same, that is logged.
 ///
 /// # Errors
 /// [`VmmError`]: why the driver that was asked for, or the last one left, cannot be used.
-pub async fn detect(choice: DriverChoice, installed: Option<&Path>) -> Result<Arc<dyn Vmm>, VmmError> {
+pub async fn detect(
+    choice: DriverChoice,
+    installed: Option<&Path>,
+    scratch: &Path,
+) -> Result<Arc<dyn Vmm>, VmmError> {
     match choice {
         DriverChoice::Qemu => {}
         DriverChoice::Firecracker => {
@@ -67,13 +71,13 @@ pub async fn detect(choice: DriverChoice, installed: Option<&Path>) -> Result<Ar
                     reason,
                 });
             }
-            return Ok(Arc::new(Firecracker::find(installed).await?));
+            return Ok(Arc::new(Firecracker::find(installed, scratch).await?));
         }
         DriverChoice::Auto => {
             // The probe last: where the programs are missing, QEMU's own search runs beside it.
             let possible = rustix::process::geteuid().is_root() && firecracker::is_there(installed);
             if possible && accelerator().await == Accel::Kvm {
-                match Firecracker::find(installed).await {
+                match Firecracker::find(installed, scratch).await {
                     Ok(found) => return Ok(Arc::new(found)),
                     Err(error) => tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -111,7 +115,7 @@ mod tests {
         if accel::detect() == Accel::Kvm {
             return;
         }
-        let error = detect(DriverChoice::Firecracker, None)
+        let error = detect(DriverChoice::Firecracker, None, &std::env::temp_dir())
             .await
             .map(drop)
             .expect_err("no KVM");

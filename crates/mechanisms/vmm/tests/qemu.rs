@@ -12,7 +12,9 @@ use std::{
 use tiny::{Bench, alive, alive_with, ends_at_once, needs_its_base, snapshot, status, until};
 
 async fn qemu() -> Arc<dyn Vmm> {
-    omnirun_vmm::detect(DriverChoice::Qemu, None).await.expect("QEMU")
+    omnirun_vmm::detect(DriverChoice::Qemu, None, &std::env::temp_dir())
+        .await
+        .expect("QEMU")
 }
 
 /// Root of a container may lack the capability to limit another user's process.

@@ -29,10 +29,13 @@ pub async fn look(args: DriverArgs, data: Option<&DataDir>) -> Drivers {
         Some(Ok(installed)) => (installed, None),
         Some(Err(error)) => (None, Some(format!("{error:#}"))),
     };
+    let scratch = data.map_or_else(std::env::temp_dir, DataDir::tmp);
     let accelerator = accel::detect();
     let chosen = match data {
         Some(data) => args.find(data).await,
-        None => omnirun_vmm::detect(args.driver, None).await.map_err(Into::into),
+        None => omnirun_vmm::detect(args.driver, None, &scratch)
+            .await
+            .map_err(Into::into),
     };
     let facts = chosen.as_ref().ok().map(|vmm| vmm.facts().clone());
     let needs_qemu = facts.as_ref().is_none_or(|facts| facts.driver == "qemu");
@@ -51,7 +54,7 @@ pub async fn look(args: DriverArgs, data: Option<&DataDir>) -> Drivers {
                 .unwrap_or_default(),
         ),
     }];
-    checks.push(firecracker(&accelerator, installed.as_deref(), damaged).await);
+    checks.push(firecracker(&accelerator, installed.as_deref(), damaged, &scratch).await);
     checks.push(qemu(&Qemu::find().await, needs_qemu));
     checks.push(accelerator_check(&accelerator));
     if let Some(facts) = &facts {
@@ -60,7 +63,12 @@ pub async fn look(args: DriverArgs, data: Option<&DataDir>) -> Drivers {
     Drivers { checks, facts }
 }
 
-async fn firecracker(accelerator: &Accel, installed: Option<&Path>, damaged: Option<String>) -> Check {
+async fn firecracker(
+    accelerator: &Accel,
+    installed: Option<&Path>,
+    damaged: Option<String>,
+    scratch: &Path,
+) -> Check {
     let name = "Firecracker";
     if let Some(words) = damaged {
         return Check::warn(name, words).mend("omnirun setup");
@@ -72,7 +80,7 @@ async fn firecracker(accelerator: &Accel, installed: Option<&Path>, damaged: Opt
         }
         (false, Accel::Emulation { .. }) => Check::ok(name, "not there; of no use here, since it needs KVM"),
         (true, Accel::Emulation { .. }) => Check::ok(name, "there; not used, since it needs KVM"),
-        (true, Accel::Kvm) => match Firecracker::find(installed).await {
+        (true, Accel::Kvm) => match Firecracker::find(installed, scratch).await {
             Ok(found) => Check::ok(name, found.facts().version.clone()),
             Err(error) => Check::warn(name, chain(&error)),
         },

@@ -86,7 +86,7 @@ impl Bench {
         progress: &progress::Shown,
     ) -> anyhow::Result<Trial> {
         Progress::step(progress, "starting Firecracker in a jail");
-        let vmm = match Firecracker::in_folder(programs).await {
+        let vmm = match Firecracker::in_folder(programs, &data.tmp()).await {
             Ok(vmm) => vmm,
             Err(VmmError::Unfit { reason, .. }) => return Ok(Trial::skipped(reason)),
             Err(error) => {

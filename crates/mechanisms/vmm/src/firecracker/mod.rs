@@ -108,20 +108,22 @@ struct Host {
 
 impl Firecracker {
     /// Finds Firecracker and its jailer, and starts a jail to see that it works. Does not look whether KVM runs stock
-    /// kernels: that is [`crate::detect`]'s. Takes tens of milliseconds; once per process.
-    pub async fn find(installed: Option<&Path>) -> Result<Self, VmmError> {
+    /// kernels: that is [`crate::detect`]'s. Takes tens of milliseconds; once per process. `scratch` is a folder for that
+    /// jail, on a file system like that of the jails to come.
+    pub async fn find(installed: Option<&Path>, scratch: &Path) -> Result<Self, VmmError> {
         let installed = installed.map(Path::to_owned);
-        Self::tried(move || Programs::find(installed.as_deref())).await
+        Self::tried(move || Programs::find(installed.as_deref()), scratch).await
     }
 
     /// The same with the programs of this folder, whatever the environment names.
-    pub async fn in_folder(folder: &Path) -> Result<Self, VmmError> {
+    pub async fn in_folder(folder: &Path, scratch: &Path) -> Result<Self, VmmError> {
         let folder = folder.to_owned();
-        Self::tried(move || Programs::in_folder(&folder)).await
+        Self::tried(move || Programs::in_folder(&folder), scratch).await
     }
 
     async fn tried(
         programs: impl FnOnce() -> Result<Programs, VmmError> + Send + 'static,
+        scratch: &Path,
     ) -> Result<Self, VmmError> {
         let found = tokio::task::spawn_blocking(move || Host::of(programs()?)).await;
         let host = Arc::new(found.unwrap_or_else(|e| {
@@ -130,7 +132,7 @@ impl Firecracker {
                 source: std::io::Error::other(e),
             })
         })?);
-        let has_filter = trial::run(&host).await?;
+        let has_filter = trial::run(&host, scratch).await?;
         let filtered = has_filter && (host.filter.is_some() || !host.programs.is_gnu);
         let facts = VmmFacts {
             driver: "firecracker",

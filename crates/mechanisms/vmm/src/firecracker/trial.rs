@@ -3,12 +3,17 @@
 //! does not run in a jail) fails here, once, before anybody relies on the driver.
 
 use super::{Host, seccomp, vm::Plan};
-use crate::{MachineSize, Vm, VmIdentity, VmmError};
+use crate::{MachineSize, Vm, VmIdentity, VmmError, reap};
 use omnirun_ids::SandboxId;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 use std::{
-    fs, io,
-    os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -24,28 +29,92 @@ const SIZE: MachineSize = MachineSize {
 /// What it may write to a file: the jailer leaves its process id in one.
 const WRITES: u64 = 4096;
 
-/// Starts one, and says whether the process has a seccomp filter.
-pub(super) async fn run(host: &Arc<Host>) -> Result<bool, VmmError> {
+/// How the folder of a trial is called.
+const PREFIX: &str = "sbx_trial_";
+
+/// Starts one in a folder of `scratch`, and says whether the process has a seccomp filter. Clears up after those that were
+/// killed.
+pub(super) async fn run(host: &Arc<Host>, scratch: &Path) -> Result<bool, VmmError> {
+    clear(scratch).await?;
+    let (identity, _lock) = make(scratch)?;
+    let folder = identity.run_dir.clone();
+    let seen = look(host, identity).await;
+    fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+    seen
+}
+
+fn failed(step: &'static str, path: &Path) -> impl Fn(io::Error) -> VmmError + use<> {
+    let path = path.to_owned();
+    move |source| VmmError::File {
+        step,
+        path: path.clone(),
+        source,
+    }
+}
+
+/// A folder that is known to be in use by its lock, which ends with its process, whatever way. It has its name only once it
+/// is locked.
+fn make(scratch: &Path) -> Result<(VmIdentity, File), VmmError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("sbx_trial_{}_{number}", std::process::id());
-    let folder = std::env::temp_dir().join(&name);
-    let invalid = |e: &dyn std::fmt::Display| VmmError::Io {
+    let name = format!("{PREFIX}{}_{number}", std::process::id());
+    let (folder, nameless) = (scratch.join(&name), scratch.join(format!("new_{name}")));
+    let sandbox = name.parse::<SandboxId>().map_err(|e| VmmError::Io {
         step: "naming a trial",
         source: io::Error::other(e.to_string()),
-    };
+    })?;
+    let made = fs::DirBuilder::new().mode(0o700).create(&nameless);
+    made.map_err(failed("create", &nameless))?;
+    let lock = locked(&nameless).map_err(failed("lock", &nameless))?;
+    let lock = lock.ok_or_else(|| failed("lock", &nameless)(io::ErrorKind::WouldBlock.into()))?;
+    fs::rename(&nameless, &folder).map_err(failed("rename", &nameless))?;
     let identity = VmIdentity {
-        sandbox: name.parse::<SandboxId>().map_err(|e| invalid(&e))?,
-        run_dir: folder.clone(),
+        sandbox,
+        run_dir: folder,
     };
-    let failed = |step, path: PathBuf| move |source| VmmError::File { step, path, source };
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&folder)
-        .map_err(failed("create", folder.clone()))?;
-    let seen = look(host, identity).await;
-    fs::remove_dir_all(&folder).map_err(failed("remove", folder))?;
-    seen
+    Ok((identity, lock))
+}
+
+/// Opens and locks a folder of ours; `None` if somebody else has it locked, or it is somebody else's.
+fn locked(folder: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(folder)?;
+    if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(None);
+    }
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ends and removes the trials whose processes are no more.
+async fn clear(scratch: &Path) -> Result<(), VmmError> {
+    for entry in fs::read_dir(scratch).map_err(failed("list", scratch))?.flatten() {
+        let folder = entry.path();
+        let name = entry.file_name();
+        let sandbox = name.to_str().filter(|name| name.starts_with(PREFIX));
+        let Some(sandbox) = sandbox.and_then(|name| name.parse::<SandboxId>().ok()) else {
+            continue;
+        };
+        // One that ends just now is nobody's concern.
+        let Ok(Some(_lock)) = locked(&folder) else {
+            continue;
+        };
+        let identity = VmIdentity {
+            sandbox,
+            run_dir: folder.clone(),
+        };
+        for line in reap::reap(&identity).await? {
+            tracing::info!("ended {line}, of a trial that was killed");
+        }
+        fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+    }
+    Ok(())
 }
 
 async fn look(host: &Arc<Host>, identity: VmIdentity) -> Result<bool, VmmError> {
@@ -69,4 +138,32 @@ async fn look(host: &Arc<Host>, identity: VmIdentity) -> Result<bool, VmmError> 
     machine.kill();
     machine.wait().await;
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[tokio::test]
+    async fn what_a_killed_trial_left_goes_and_a_living_one_stays() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let (living, lock) = make(scratch.path()).expect("made");
+        let (dead, its_lock) = make(scratch.path()).expect("made");
+        fs::write(dead.run_dir.join("something"), "left").expect("written");
+        drop(its_lock);
+        // Neither is a trial's.
+        let (other, link) = (
+            scratch.path().join("sbx_other"),
+            scratch.path().join("sbx_trial_link"),
+        );
+        fs::create_dir(&other).expect("made");
+        symlink(&other, &link).expect("made");
+        clear(scratch.path()).await.expect("cleared");
+        assert!(living.run_dir.is_dir() && !dead.run_dir.exists());
+        assert!(other.is_dir() && link.is_symlink());
+        drop(lock);
+        clear(scratch.path()).await.expect("cleared");
+        assert!(!living.run_dir.exists());
+    }
 }

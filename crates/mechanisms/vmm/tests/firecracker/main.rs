@@ -33,7 +33,11 @@ async fn driver() -> Option<Firecracker> {
     } else if !rustix::process::geteuid().is_root() {
         "only root builds jails"
     } else {
-        return Some(Firecracker::find(None).await.expect("Firecracker"));
+        return Some(
+            Firecracker::find(None, &std::env::temp_dir())
+                .await
+                .expect("Firecracker"),
+        );
     };
     eprintln!("SKIPPED: {lacks}");
     None

@@ -143,7 +143,10 @@ mod tests {
             .filter(|l| !l.contains("\"accept4\""))
             .collect();
         host.filter = Some(pack(&programs(without.as_bytes()).expect("compiled")).expect("packed"));
-        match trial::run(&Arc::new(host)).await.expect_err("it cannot answer") {
+        match trial::run(&Arc::new(host), &std::env::temp_dir())
+            .await
+            .expect_err("it cannot answer")
+        {
             VmmError::Gone { tail, .. } => {
                 assert!(tail.contains("bad syscall (288)"), "{tail}");
                 assert!(tail.ends_with("counted: seccomp.num_faults 1"), "{tail}");
