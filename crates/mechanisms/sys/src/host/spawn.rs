@@ -9,13 +9,18 @@
 //! "not dumpable", and with that the parent's own `/proc` files root's. So it is put back, and starts go one by one:
 //! each would otherwise take another's change for how things were.
 //!
-//! The child's steps are a straight line, in this order: own session, OOM score, user namespace, further namespaces,
+//! A process that belongs in a control group is born there where the kernel can do that ([`birth`]), and else moves itself
+//! there before anything else.
+//!
+//! The child's steps are a straight line, in this order: control group, own session, OOM score, user namespace, further namespaces,
 //! mounts, identity, no new privileges, Landlock, descriptors, limits, signals, exec. Landlock comes before the
 //! descriptors since its ruleset is one that the program must not keep; limits come after, since a low `RLIMIT_NOFILE`
 //! would forbid the shuffle.
 //!
 //! A new pid namespace is there from the child's birth, so that the program itself is its first process: whoever kills
 //! that one ends all of them.
+
+mod birth;
 
 use std::{
     ffi::{CStr, CString, c_int, c_void},
@@ -72,6 +77,8 @@ pub struct Spawn<'a> {
     /// Detached mounts (as `open_tree` makes them; of files that have a name) and where they go, read-only, in a mount
     /// namespace of the process's own. With none of them it stays in the caller's.
     pub mounts: &'a [(BorrowedFd<'a>, &'a CStr)],
+    /// The folder of a control group to be in, from the first step on.
+    pub cgroup: Option<BorrowedFd<'a>>,
     /// Identity to take on.
     pub credentials: Option<Credentials>,
     /// A Landlock ruleset to live under.
@@ -98,7 +105,7 @@ pub struct SpawnError {
     pub source: io::Error,
 }
 
-const STEPS: [&str; 14] = [
+const STEPS: [&str; 15] = [
     "making the process",
     "starting a session",
     "setting the OOM score",
@@ -113,6 +120,7 @@ const STEPS: [&str; 14] = [
     "setting limits",
     "running the program",
     "mounting files",
+    "joining the control group",
 ];
 
 /// Everything that the child reads, prepared before it exists: it must not allocate.
@@ -127,6 +135,8 @@ struct Plan {
     user_namespace: RawFd,
     unshare: c_int,
     mounts: Vec<(RawFd, *const libc::c_char)>,
+    /// To be joined; none if the child is born in it.
+    cgroup: RawFd,
     credentials: Option<Credentials>,
     landlock: RawFd,
     failed: (usize, c_int),
@@ -136,6 +146,11 @@ const STACK: usize = 64 * 1024;
 
 /// Starts a process.
 pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
+    start(what, true)
+}
+
+/// Starts a process; `born_in`: in its control group from its birth, if the kernel can do that.
+fn start(what: &Spawn<'_>, born_in: bool) -> Result<Spawned, SpawnError> {
     let fail = |step: usize, errno: c_int| SpawnError {
         step: STEPS[step],
         source: io::Error::from_raw_os_error(errno),
@@ -161,6 +176,7 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
             .iter()
             .map(|(fd, at)| (fd.as_raw_fd(), at.as_ptr()))
             .collect(),
+        cgroup: -1,
         credentials: what.credentials.clone(),
         landlock: what.landlock.map_or(-1, |fd| fd.as_raw_fd()),
         failed: (0, 0),
@@ -181,16 +197,24 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
         let born = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         let flags = born | (what.unshare & NEW_PID);
-        let pid = libc::clone(
-            child,
-            top,
-            flags,
-            ptr::from_mut(&mut plan).cast(),
-            ptr::from_mut(&mut pidfd),
-        );
+        let group = what.cgroup.map(|fd| fd.as_raw_fd());
+        let in_group = group.filter(|_| born_in).and_then(|group| {
+            let plan = ptr::from_mut(&mut plan).cast();
+            birth::born_in(group, flags, &mut stack, &mut pidfd, child, plan).ok()
+        });
+        let pid = in_group.unwrap_or_else(|| {
+            // Whatever was wrong with that: what stands against the group itself, joining it will tell.
+            plan.cgroup = group.unwrap_or(-1);
+            libc::clone(
+                child,
+                stack.as_mut_ptr().add(stack.len()).cast::<c_void>(),
+                flags,
+                ptr::from_mut(&mut plan).cast(),
+                ptr::from_mut(&mut pidfd),
+            )
+        });
         let errno = *libc::__errno_location();
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         (pid, errno)
@@ -240,6 +264,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 unsafe fn run(plan: &mut Plan) -> usize {
     // SAFETY: system calls on plain integers and on pointers that the plan keeps valid.
     unsafe {
+        if plan.cgroup >= 0 && !birth::join(plan.cgroup) {
+            return 14;
+        }
         if libc::syscall(libc::SYS_setsid) < 0 {
             return 1;
         }

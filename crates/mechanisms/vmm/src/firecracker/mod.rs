@@ -12,8 +12,8 @@
 //! ```
 //!
 //! A clone is made so: the owner builds an empty jail in the VM's run folder and starts the jailer, as the first process
-//! of a pid namespace, in empty network and IPC namespaces and in a mount namespace in which the snapshot's files are
-//! mounted read-only in the jail. The jailer joins the control group, pivots into the jail, becomes the VM's own user and
+//! of a pid namespace, in the VM's control group, in empty network and IPC namespaces and in a mount namespace in which
+//! the snapshot's files are mounted read-only in the jail. The jailer pivots into the jail, becomes the VM's own user and
 //! turns into Firecracker, so that one pidfd names all of it from its birth to its end, and a signal to it ends all of
 //! it. The API's socket is waited for by its name; then one call loads the snapshot. Firecracker opens the memory
 //! read-only and maps it privately: clones share the host's page cache.

@@ -225,6 +225,7 @@ fn release_of_any(program: &Path, by: &'static str) -> Result<Release, VmmError>
             user_namespace: None,
             unshare: NEW_NETWORK | NEW_IPC,
             mounts: &[],
+            cgroup: None,
             credentials: None,
             landlock: None,
         })

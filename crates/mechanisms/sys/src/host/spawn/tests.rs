@@ -27,6 +27,7 @@ fn sh(script: &str, change: impl Fn(&mut Spawn<'_>)) -> Result<String, SpawnErro
         user_namespace: None,
         unshare: 0,
         mounts: &[],
+        cgroup: None,
         credentials: None,
         landlock: None,
     };
@@ -130,6 +131,7 @@ fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
         user_namespace: None,
         unshare: NEW_PID,
         mounts: &mounts,
+        cgroup: None,
         credentials: None,
         landlock: None,
     });
@@ -139,4 +141,55 @@ fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
     assert!(out.starts_with("1\nwords") && out.ends_with("no\n"), "{out}");
     assert_eq!(std::fs::read_to_string(&to).expect("read"), "", "not on the host");
     std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+fn is_in_its_control_group_before_it_runs() {
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("our mounts");
+    let root = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let at = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| std::path::PathBuf::from(at))
+    });
+    let name = format!("omnirun-spawn-{}", std::process::id());
+    let group = root.map(|root| root.join(&name));
+    let Some(group) = group.filter(|group| std::fs::create_dir(group).is_ok()) else {
+        eprintln!("SKIPPED: no control group can be made here");
+        return;
+    };
+    let folder = std::fs::File::open(&group).expect("opened");
+    let (cat, null) = (
+        [c"cat".to_owned(), c"/proc/self/cgroup".to_owned()],
+        std::fs::File::open("/dev/null").expect("the null device"),
+    );
+    let begin = |cgroup: BorrowedFd<'_>, born_in| {
+        let (read, write) = io::pipe().expect("a pipe");
+        let what = Spawn {
+            program: c"/bin/cat",
+            args: &cat,
+            fds: &[null.as_fd(), write.as_fd(), write.as_fd()],
+            limits: &[],
+            oom_score_adj: None,
+            user_namespace: None,
+            unshare: NEW_PID,
+            mounts: &[],
+            cgroup: Some(cgroup),
+            credentials: None,
+            landlock: None,
+        };
+        let spawned = start(&what, born_in);
+        drop(write);
+        spawned.map(|spawned| said(&spawned, read))
+    };
+    let seen = [true, false].map(|born_in| begin(folder.as_fd(), born_in));
+    // What is no group is said to be none, whichever way was tried.
+    let no_group = [true, false].map(|born_in| begin(null.as_fd(), born_in));
+    std::fs::remove_dir(&group).expect("nothing is in it");
+    for seen in seen {
+        let seen = seen.expect("it starts");
+        assert!(seen.lines().any(|l| l == format!("0::/{name}")), "{seen}");
+    }
+    for error in no_group {
+        assert_eq!(error.expect_err("no group").step, "joining the control group");
+    }
 }

@@ -23,8 +23,6 @@ pub(in crate::firecracker) struct Line<'a> {
     pub(in crate::firecracker) program: &'a str,
     pub(in crate::firecracker) run_dir: &'a str,
     pub(in crate::firecracker) uid: u32,
-    /// The control group to join, relative to the hierarchy's root.
-    pub(in crate::firecracker) cgroup: Option<String>,
     /// How large a file may become that it writes to.
     pub(in crate::firecracker) file_size: Option<u64>,
     /// Whether there is a filter in the jail.
@@ -36,17 +34,13 @@ impl Line<'_> {
     ///
     /// There is no `--new-pid-ns` since the jailer is in a pid namespace of its own already: with that option it would
     /// fork, and what it leaves in a file could name another process by the time it is read. No `--netns`: it is in an
-    /// empty network namespace already. Never `--no-seccomp`, nor `--enable-pci` (CVE-2026-5747).
+    /// empty network namespace already. No `--cgroup`: it is in its control group already, and leaves that as it is. Never `--no-seccomp`, nor `--enable-pci` (CVE-2026-5747).
     pub(in crate::firecracker) fn build(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::with_capacity(32);
         let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
         let uid = self.uid.to_string();
         add(&["jailer", "--id", self.id, "--exec-file", self.program]);
         add(&["--uid", &uid, "--gid", &uid, "--chroot-base-dir", self.run_dir]);
-        if let Some(group) = &self.cgroup {
-            // It is there already, with its limits; without further options the jailer moves itself into it.
-            add(&["--cgroup-version", "2", "--parent-cgroup", group]);
-        }
         add(&["--resource-limit", &format!("no-file={FILES}")]);
         if let Some(bytes) = self.file_size {
             add(&["--resource-limit", &format!("fsize={bytes}")]);
@@ -91,7 +85,6 @@ mod tests {
             program: "/usr/local/bin/firecracker",
             run_dir: "/var/lib/omnirun/run/sbx_1",
             uid: 1_879_048_193,
-            cgroup: Some("omnirun/sbx-1".into()),
             file_size: Some(1 << 20),
             filter: true,
         }
@@ -106,7 +99,6 @@ mod tests {
     #[test]
     fn the_whole_line_where_the_host_has_little() {
         let line = Line {
-            cgroup: None,
             file_size: None,
             filter: false,
             ..line()

@@ -115,6 +115,7 @@ impl Plan {
             }
             Err(_) => None,
         };
+        let joins = group.as_ref().map(Group::open).transpose()?;
         let spawned = spawn(&Spawn {
             program: &program,
             args: &args,
@@ -124,6 +125,7 @@ impl Plan {
             user_namespace: None,
             unshare: NEW_NETWORK | NEW_IPC | NEW_PID,
             mounts: &jail.mounts(),
+            cgroup: joins.as_ref().map(AsFd::as_fd),
             credentials: None,
             landlock: None,
         });
@@ -192,7 +194,6 @@ fn arguments(host: &Host, identity: &VmIdentity, id: &str, writes: u64) -> Resul
         program: &text(&host.programs.firecracker)?,
         run_dir: &text(&run_dir)?,
         uid: host.uids.pick(identity.sandbox.as_str()),
-        cgroup: host.cgroups.is_ok().then(|| Group::name(id)),
         file_size: host.may_limit.then_some(writes),
         filter: host.filter.is_some(),
     };

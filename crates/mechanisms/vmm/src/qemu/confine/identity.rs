@@ -54,6 +54,7 @@ pub(super) fn subordinate() -> Result<Identity, String> {
         user_namespace: None,
         unshare: NEW_USER,
         mounts: &[],
+        cgroup: None,
         credentials: None,
         landlock: None,
     })

@@ -176,6 +176,7 @@ impl Confinement {
             user_namespace: namespace,
             unshare: if self.namespaces { NEW_NETWORK | NEW_IPC } else { 0 },
             mounts: &[],
+            cgroup: None,
             credentials,
             landlock: ruleset.as_ref().map(AsFd::as_fd),
         })
