@@ -38,7 +38,11 @@ pub(super) async fn run(host: &Arc<Host>, scratch: &Path) -> Result<bool, VmmErr
     clear(scratch).await?;
     let (identity, _lock) = make(scratch)?;
     let folder = identity.run_dir.clone();
-    let seen = look(host, identity).await;
+    let seen = look(host, identity.clone()).await;
+    if seen.is_err() {
+        // It may live yet, and whoever hears of this most likely ends: nobody would see its end and remove its group.
+        reap::reap(&identity).await?;
+    }
     fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
     seen
 }
