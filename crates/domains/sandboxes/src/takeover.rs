@@ -5,13 +5,14 @@
 //!     for each of its VMs: end the VMM, wait, remove the run folder, remove the row      [teardown]
 //!     forget the owner, if nothing is left
 //!   rows without any owner file, run folders without any row: the same
-//!   work in tmp/ under the name of an owner, files that were being written: removed
+//!   work in tmp/ under the name of an owner, files that were being written, trials of a jail: removed
 //! ```
 //!
 //! Session disks are not touched: they belong to sessions, and outlive every owner.
 
 use crate::{
     EngineError,
+    error::chain,
     teardown::{Process, TeardownReport, remove_folder, teardown},
 };
 use omnirun_ids::SandboxId;
@@ -19,7 +20,10 @@ use omnirun_store::{
     DataDir, Db, DeadOwner, FileLock, OwnerId, StoreError, VmRow, Vms, dead_owners, living_owners,
 };
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{Reap, VmIdentity};
+use omnirun_vmm::{
+    Reap, VmIdentity,
+    firecracker::{clear_killed_trials, killed_trials},
+};
 use std::{
     collections::HashSet,
     fmt, fs,
@@ -110,6 +114,10 @@ pub async fn take_over(data: &DataDir, db: &Db, reaper: &dyn Reap) -> Result<Tak
             }
         }
     }
+    match clear_killed_trials(&data.tmp()).await {
+        Ok(paths) => report.paths.extend(paths),
+        Err(error) => tracing::warn!(error = %chain(&error), "what a killed trial left stays"),
+    }
     report.paths.extend(data.sweep_unfinished());
     Ok(report)
 }
@@ -136,6 +144,7 @@ pub fn look(data: &DataDir, db: &Db) -> Result<Vec<String>, EngineError> {
         .map(|f| f.run_dir)
         .collect();
     folders.extend(unfinished(data)?);
+    folders.extend(killed_trials(&data.tmp()).unwrap_or_default());
     folders.extend(data.unfinished());
     lines.extend(folders.iter().map(|f| of_nobody(f)));
     Ok(lines)

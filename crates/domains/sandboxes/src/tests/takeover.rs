@@ -45,3 +45,16 @@ async fn what_a_dead_owner_left_is_taken_over() {
     b.engine.shutdown().await;
     b.assert_nothing_left("after a takeover");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_trial_of_a_jail_left_goes_with_the_rest() {
+    let b = bench().await;
+    let folder = b.engine.data().tmp().join("sbx_trial_1_0");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("something"), "left").unwrap();
+    let found = look(b.engine.data(), b.engine.db()).unwrap();
+    assert!(found.iter().any(|l| l.contains("sbx_trial_1_0")), "{found:?}");
+    assert_eq!(b.engine.take_over().await.unwrap().paths, [folder]);
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after a killed trial");
+}

@@ -35,7 +35,12 @@ use crate::{
 use async_trait::async_trait;
 use jail::cgroup::{self, Hierarchy};
 use rustix::thread::{CapabilitySet, capabilities};
-use std::{fs::File, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use version::Programs;
 
 pub use elf::{Linkage, linkage};
@@ -59,6 +64,22 @@ pub fn is_there(installed: Option<&Path>) -> bool {
 /// [`VmmError`]: what is wrong with which of them.
 pub fn release_in(folder: &Path) -> Result<String, VmmError> {
     Programs::in_folder(folder).map(|programs| programs.release.to_string())
+}
+
+/// Folders of [`Firecracker::find`]'s jails whose processes were killed, in this folder.
+///
+/// # Errors
+/// [`VmmError::File`] if the folder cannot be listed.
+pub fn killed_trials(scratch: &Path) -> Result<Vec<PathBuf>, VmmError> {
+    trial::killed(scratch)
+}
+
+/// Ends and removes what [`killed_trials`] finds; says which.
+///
+/// # Errors
+/// [`VmmError`]: what could not be ended or removed.
+pub async fn clear_killed_trials(scratch: &Path) -> Result<Vec<PathBuf>, VmmError> {
+    trial::clear(scratch).await
 }
 
 /// How a sandbox's jailer and Firecracker are known among all processes.

@@ -13,7 +13,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -96,29 +96,42 @@ fn locked(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Ends and removes the trials whose processes are no more.
-async fn clear(scratch: &Path) -> Result<(), VmmError> {
+/// The folders of trials whose processes are no more.
+pub(super) fn killed(scratch: &Path) -> Result<Vec<PathBuf>, VmmError> {
+    let found = abandoned(scratch)?.into_iter();
+    Ok(found.map(|(identity, _)| identity.run_dir).collect())
+}
+
+/// Ends and removes them; says which.
+pub(super) async fn clear(scratch: &Path) -> Result<Vec<PathBuf>, VmmError> {
+    let mut cleared = Vec::new();
+    for (identity, _lock) in abandoned(scratch)? {
+        let folder = identity.run_dir.clone();
+        for line in reap::reap(&identity).await? {
+            tracing::info!("ended {line}, of a trial that was killed");
+        }
+        fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+        cleared.push(folder);
+    }
+    Ok(cleared)
+}
+
+/// With their locks, which are ours now.
+fn abandoned(scratch: &Path) -> Result<Vec<(VmIdentity, File)>, VmmError> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(scratch).map_err(failed("list", scratch))?.flatten() {
-        let folder = entry.path();
         let name = entry.file_name();
         let sandbox = name.to_str().filter(|name| name.starts_with(PREFIX));
         let Some(sandbox) = sandbox.and_then(|name| name.parse::<SandboxId>().ok()) else {
             continue;
         };
+        let run_dir = entry.path();
         // One that ends just now is nobody's concern.
-        let Ok(Some(_lock)) = locked(&folder) else {
-            continue;
-        };
-        let identity = VmIdentity {
-            sandbox,
-            run_dir: folder.clone(),
-        };
-        for line in reap::reap(&identity).await? {
-            tracing::info!("ended {line}, of a trial that was killed");
+        if let Ok(Some(lock)) = locked(&run_dir) {
+            found.push((VmIdentity { sandbox, run_dir }, lock));
         }
-        fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
     }
-    Ok(())
+    Ok(found)
 }
 
 async fn look(host: &Arc<Host>, identity: VmIdentity) -> Result<bool, VmmError> {
@@ -163,8 +176,10 @@ mod tests {
         );
         fs::create_dir(&other).expect("made");
         symlink(&other, &link).expect("made");
-        clear(scratch.path()).await.expect("cleared");
-        assert!(living.run_dir.is_dir() && !dead.run_dir.exists());
+        let gone = [dead.run_dir];
+        assert_eq!(killed(scratch.path()).expect("seen"), gone);
+        assert_eq!(clear(scratch.path()).await.expect("cleared"), gone);
+        assert!(living.run_dir.is_dir() && !gone[0].exists());
         assert!(other.is_dir() && link.is_symlink());
         drop(lock);
         clear(scratch.path()).await.expect("cleared");
