@@ -5,7 +5,7 @@ use rustix::fs::inotify;
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -16,7 +16,8 @@ pub struct Bare {
     folder: PathBuf,
 }
 
-struct Api(UnixStream);
+/// The connection, and what its socket was waited for with: to close that waits for every CPU of the host.
+struct Api(UnixStream, #[allow(dead_code, reason = "held")] OwnedFd);
 
 impl Api {
     fn call(&mut self, method: &str, path: &str, body: &str) {
@@ -107,7 +108,7 @@ impl Bare {
         loop {
             // It has its name a moment before it listens.
             match UnixStream::connect(&socket) {
-                Ok(stream) => return (child, Api(stream)),
+                Ok(stream) => return (child, Api(stream, news)),
                 Err(_) if socket.exists() => std::thread::yield_now(),
                 Err(_) => drop(rustix::io::read(&news, &mut buffer).expect("news")),
             }

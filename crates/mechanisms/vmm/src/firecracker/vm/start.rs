@@ -157,7 +157,7 @@ impl Plan {
             pid = process.pid(),
             "Firecracker's jailer started"
         );
-        let api = connect(&jail, &process, &sockets).await?;
+        let api = connect(&jail, &process, sockets).await?;
         Ok(Machine {
             process,
             api,
@@ -209,12 +209,19 @@ impl Arrivals {
         inotify::add_watch(&news, jail::path_of(&jail.run()), inotify::WatchFlags::CREATE)?;
         Ok(Self(Readable::new(Arc::new(news))?))
     }
+
+    /// Waits for the first.
+    async fn wait(self) {
+        let _ = self.0.wait().await;
+        // To close it waits for every CPU of the host, 10 ms and more; nobody waits for that.
+        drop(tokio::task::spawn_blocking(move || drop(self)));
+    }
 }
 
-async fn connect(jail: &Jail, process: &Process, news: &Arrivals) -> Result<Client, VmmError> {
+async fn connect(jail: &Jail, process: &Process, news: Arrivals) -> Result<Client, VmmError> {
     let step = "starting Firecracker";
     let attempts = async {
-        let _ = news.0.wait().await;
+        news.wait().await;
         loop {
             let stream = match jail.api_socket() {
                 Ok(socket) => UnixStream::connect(jail::path_of(&socket)).await,
