@@ -28,6 +28,8 @@ code=$?
 [ "$code" != 124 ] || printf 'nested host: ended after its %s seconds\n' "$LIMIT"
 sync
 printf '\n%s %s\n' "$MARK" "$code"
+# Waits until that is out: what the kernel says of the power would come in between.
+stty cs8 </dev/console || true
 printf o >/proc/sysrq-trigger
 # The machine goes off while PID 1, which must not end, waits.
 while :; do sleep 60; done

@@ -5,13 +5,13 @@
 #   run.sh FOLDER STAGE COMMAND...
 #
 # FOLDER is where build.sh keeps the host's parts; STAGE is copied to the host's disk as /nested, so that the command finds
-# STAGE/x as /nested/x, and /nested/bin in its PATH. NESTED_LIMIT: seconds that the command may take (3000);
+# STAGE/x as /nested/x, and /nested/bin in its PATH. NESTED_LIMIT: seconds that the command may take (7200);
 # NESTED_MEMORY: the host's MiB (6144). Nothing that the command writes is kept.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$1 stage=$2
 shift 2
-limit=${NESTED_LIMIT:-3000}
+limit=${NESTED_LIMIT:-7200}
 
 "$here/build.sh" "$folder"
 

@@ -38,10 +38,11 @@ impl Accel {
 /// A loop iteration takes 1 to 2.5 ns on hardware, over 1,000 where kernel code is emulated.
 const SLOW_NS: f64 = 200.0;
 
-/// The probe needs a tenth of this where it is slowest.
-const BOUND: Duration = Duration::from_millis(700);
+/// The probe takes a tenth of a second where it is slowest, and seconds on a nested host under load. Only a device that
+/// hangs is waited for to the end, and of those none is known.
+const BOUND: Duration = Duration::from_secs(4);
 
-/// Finds out, once per process. Blocks for up to a second.
+/// Finds out, once per process. Blocks for as long as the probe takes.
 pub fn detect() -> Accel {
     static FOUND: OnceLock<Accel> = OnceLock::new();
     FOUND.get_or_init(|| judge_device(Path::new("/dev/kvm"))).clone()
@@ -153,14 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn is_found_within_a_second_and_says_why() {
-        let started = std::time::Instant::now();
+    fn is_found_and_says_why() {
         let found = detect();
-        assert!(
-            started.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            started.elapsed()
-        );
         if let Accel::Emulation { reason } = found {
             assert!(reason.contains("/dev/kvm"), "{reason}");
         }
