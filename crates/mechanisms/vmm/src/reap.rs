@@ -8,7 +8,7 @@
 
 use crate::{Reap, VmIdentity, VmmError, firecracker, process::wait_foreign, qemu};
 use async_trait::async_trait;
-use std::{fs, io, os::fd::OwnedFd};
+use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
 /// Reaps where no driver is at hand.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ pub(crate) async fn reap(identity: &VmIdentity) -> Result<Vec<String>, VmmError>
         source,
     };
     let mut ended = Vec::new();
-    for (name, pid, pidfd) in find(&marks).map_err(failed)? {
+    for (name, pid, pidfd) in find(&marks).await.map_err(failed)? {
         if end(pid, &pidfd).await.map_err(failed)? {
             ended.push(format!("{name} process {pid} of sandbox {sandbox}"));
         }
@@ -52,12 +52,13 @@ pub(crate) struct Mark {
     pub(crate) words: [String; 2],
 }
 
-fn find(marks: &[(&'static str, Mark)]) -> io::Result<Vec<(&'static str, u32, OwnedFd)>> {
+async fn find(marks: &[(&'static str, Mark)]) -> io::Result<Vec<(&'static str, u32, OwnedFd)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
             continue;
         };
+        settled(pid).await;
         let is_ours = || {
             let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let mut marks = marks.iter();
@@ -78,6 +79,19 @@ fn find(marks: &[(&'static str, Mark)]) -> io::Result<Vec<(&'static str, u32, Ow
         }
     }
     Ok(found)
+}
+
+/// Waits while a process is between two programs: a jailer that becomes Firecracker has no command line for some
+/// microseconds. A process may have none for good, or hide it, so this has a bound.
+async fn settled(pid: i32) {
+    for _ in 0..100 {
+        let nameless = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
+        // Threads of the kernel and processes that have ended run no program.
+        if !nameless || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Kills it and waits for its end. It is nobody's child any more, or somebody else's. `false` if it is another user's,

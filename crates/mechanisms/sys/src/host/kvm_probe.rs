@@ -24,7 +24,7 @@ use std::{
         Once,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// What the guest of a few instructions did.
@@ -378,6 +378,7 @@ fn lay_out(memory: &Memory) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn ends_within_a_second_whatever_the_device_is() {

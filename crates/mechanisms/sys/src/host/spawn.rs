@@ -322,7 +322,12 @@ unsafe fn run(plan: &mut Plan) -> usize {
                 return 10;
             }
         }
-        if libc::syscall(libc::SYS_close_range, count, c_int::MAX, 0) < 0 {
+        // Not before the program runs: whoever waits for a lock of ours to be free, since we died, is to find it then.
+        let on_exec = libc::CLOSE_RANGE_CLOEXEC;
+        if libc::syscall(libc::SYS_close_range, count, c_int::MAX, on_exec) < 0
+            // Kernels before 5.11 do not know how.
+            && libc::syscall(libc::SYS_close_range, count, c_int::MAX, 0) < 0
+        {
             return 10;
         }
         for (resource, soft, hard) in &plan.limits {

@@ -32,6 +32,9 @@ const WRITES: u64 = 4096;
 /// How the folder of a trial is called.
 const PREFIX: &str = "sbx_trial_";
 
+/// What precedes that before it is locked.
+const NAMELESS: &str = "new_";
+
 /// Starts one in a folder of `scratch`, and says whether the process has a seccomp filter. Clears up after those that were
 /// killed.
 pub(super) async fn run(host: &Arc<Host>, scratch: &Path) -> Result<bool, VmmError> {
@@ -59,24 +62,45 @@ fn failed(step: &'static str, path: &Path) -> impl Fn(io::Error) -> VmmError + u
 /// A folder that is known to be in use by its lock, which ends with its process, whatever way. It has its name only once it
 /// is locked.
 fn make(scratch: &Path) -> Result<(VmIdentity, File), VmmError> {
+    for _ in 0..8 {
+        if let Some(made) = try_make(scratch)? {
+            return Ok(made);
+        }
+    }
+    Err(failed("keep a new folder in", scratch)(
+        io::ErrorKind::ResourceBusy.into(),
+    ))
+}
+
+/// `None` if it was taken for a dead process's before it was locked.
+fn try_make(scratch: &Path) -> Result<Option<(VmIdentity, File)>, VmmError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{PREFIX}{}_{number}", std::process::id());
-    let (folder, nameless) = (scratch.join(&name), scratch.join(format!("new_{name}")));
+    let (folder, nameless) = (scratch.join(&name), scratch.join(format!("{NAMELESS}{name}")));
     let sandbox = name.parse::<SandboxId>().map_err(|e| VmmError::Io {
         step: "naming a trial",
         source: io::Error::other(e.to_string()),
     })?;
     let made = fs::DirBuilder::new().mode(0o700).create(&nameless);
     made.map_err(failed("create", &nameless))?;
-    let lock = locked(&nameless).map_err(failed("lock", &nameless))?;
-    let lock = lock.ok_or_else(|| failed("lock", &nameless)(io::ErrorKind::WouldBlock.into()))?;
-    fs::rename(&nameless, &folder).map_err(failed("rename", &nameless))?;
+    let gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let lock = match locked(&nameless) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Ok(None),
+        Err(e) if gone(&e) => return Ok(None),
+        Err(e) => return Err(failed("lock", &nameless)(e)),
+    };
+    match fs::rename(&nameless, &folder) {
+        Ok(()) => {}
+        Err(e) if gone(&e) => return Ok(None),
+        Err(e) => return Err(failed("rename", &nameless)(e)),
+    }
     let identity = VmIdentity {
         sandbox,
         run_dir: folder,
     };
-    Ok((identity, lock))
+    Ok(Some((identity, lock)))
 }
 
 /// Opens and locks a folder of ours; `None` if somebody else has it locked, or it is somebody else's.
@@ -121,7 +145,10 @@ fn abandoned(scratch: &Path) -> Result<Vec<(VmIdentity, File)>, VmmError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(scratch).map_err(failed("list", scratch))?.flatten() {
         let name = entry.file_name();
-        let sandbox = name.to_str().filter(|name| name.starts_with(PREFIX));
+        let name = name
+            .to_str()
+            .map(|name| name.strip_prefix(NAMELESS).unwrap_or(name));
+        let sandbox = name.filter(|name| name.starts_with(PREFIX));
         let Some(sandbox) = sandbox.and_then(|name| name.parse::<SandboxId>().ok()) else {
             continue;
         };
@@ -168,7 +195,11 @@ mod tests {
         let (living, lock) = make(scratch.path()).expect("made");
         let (dead, its_lock) = make(scratch.path()).expect("made");
         fs::write(dead.run_dir.join("something"), "left").expect("written");
-        drop(its_lock);
+        let nameless = scratch.path().join("new_sbx_trial_1_0");
+        fs::create_dir(&nameless).expect("made");
+        // Closing it does not do: a process that another test starts just now has it as well.
+        let let_go = |lock: File| flock(&lock, FlockOperation::Unlock).expect("unlocked");
+        let_go(its_lock);
         // Neither is a trial's.
         let (other, link) = (
             scratch.path().join("sbx_other"),
@@ -176,12 +207,16 @@ mod tests {
         );
         fs::create_dir(&other).expect("made");
         symlink(&other, &link).expect("made");
-        let gone = [dead.run_dir];
-        assert_eq!(killed(scratch.path()).expect("seen"), gone);
-        assert_eq!(clear(scratch.path()).await.expect("cleared"), gone);
-        assert!(living.run_dir.is_dir() && !gone[0].exists());
+        let gone = [nameless, dead.run_dir];
+        let sorted = |mut seen: Vec<PathBuf>| {
+            seen.sort();
+            seen
+        };
+        assert_eq!(sorted(killed(scratch.path()).expect("seen")), gone);
+        assert_eq!(sorted(clear(scratch.path()).await.expect("cleared")), gone);
+        assert!(living.run_dir.is_dir() && !gone.iter().any(|path| path.exists()));
         assert!(other.is_dir() && link.is_symlink());
-        drop(lock);
+        let_go(lock);
         clear(scratch.path()).await.expect("cleared");
         assert!(!living.run_dir.exists());
     }

@@ -3,6 +3,7 @@
 //! The programs are those of `FIRECRACKER_BIN` and `JAILER_BIN`, else the ones on PATH; without them, or without
 //! `/dev/kvm`, or as another user than root, a test says that it is skipped. A KVM that runs no stock kernel is enough.
 
+mod deaths;
 mod jail;
 #[path = "../tiny/mod.rs"]
 mod tiny;

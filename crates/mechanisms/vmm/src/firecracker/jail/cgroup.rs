@@ -7,13 +7,17 @@
 
 use crate::{MachineSize, VmmError};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use std::{
-    fs, io,
-    os::fd::OwnedFd,
+    fs::{self, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// The parent of all groups.
@@ -24,6 +28,8 @@ const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "io"];
 const OVERHEAD: u64 = 128 << 20;
 /// Threads beside the virtual CPUs: main, API, and what the kernel starts for KVM.
 const THREADS: u32 = 16;
+/// The end of a process that was killed, on a host under load.
+const ENDS: Duration = Duration::from_secs(10);
 /// The period of `cpu.max`, in microseconds.
 const PERIOD: u64 = 100_000;
 
@@ -208,17 +214,63 @@ fn remove(path: &Path) -> io::Result<bool> {
         Err(Errno::NOENT) => false,
         Err(Errno::BUSY) => {
             // What an escaped guest may have started beside the VMM.
-            fs::write(path.join("cgroup.kill"), "1")?;
+            end_all(path)?;
             rustix::fs::rmdir(path)?;
             true
         }
         Err(error) => return Err(error.into()),
     };
-    // The last one takes the parent along; while there are others, it is refused.
-    if let Some(parent) = path.parent().filter(|_| removed) {
+    // The last one takes the parent along; while there are others, it is refused. One that is gone may have been the last
+    // of an owner that did not come to this.
+    if let Some(parent) = path.parent() {
         let _ = rustix::fs::rmdir(parent);
     }
     Ok(removed)
+}
+
+/// Kills all that is in a group, and waits until nothing is.
+fn end_all(path: &Path) -> io::Result<()> {
+    let events = File::open(path.join("cgroup.events"))?;
+    match fs::write(path.join("cgroup.kill"), "1") {
+        Ok(()) => {}
+        // A kernel before 5.14.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => kill_each(path)?,
+        Err(e) => return Err(e),
+    }
+    let until = Instant::now() + ENDS;
+    loop {
+        let mut seen = [0u8; 256];
+        let count = events.read_at(&mut seen, 0)?;
+        if seen[..count]
+            .split(|b| *b == b'\n')
+            .any(|line| line == b"populated 0")
+        {
+            return Ok(());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        // Whatever changes in the file is urgent data.
+        if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+fn kill_each(path: &Path) -> io::Result<()> {
+    let list = || fs::read_to_string(path.join("cgroup.procs"));
+    for pid in list()?.lines() {
+        let Some(named) = pid.parse().ok().and_then(Pid::from_raw) else {
+            continue;
+        };
+        let Ok(named) = pidfd_open(named, PidfdFlags::empty()) else {
+            continue;
+        };
+        // What has the number now is what the descriptor names.
+        if list()?.lines().any(|other| other == pid) {
+            let _ = pidfd_send_signal(&named, Signal::KILL);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
