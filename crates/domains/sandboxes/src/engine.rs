@@ -5,13 +5,14 @@ mod templates;
 
 use crate::{
     EngineError,
-    owner::{Claim, CloneTask, Context, RESTORE, Registry, Woken, ask_end, draw_id},
+    owner::{Claim, CloneTask, Context, Order, RESTORE, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox},
     snapshot::{Notice, SnapshotInfo, SnapshotLimits, SnapshotStore, Template},
     spec::{ClaimSpec, SandboxSize, SandboxSpec},
     takeover::{TakeoverReport, take_over},
     teardown::TeardownReport,
+    waiting::Waiting,
 };
 use futures::future::BoxFuture;
 use memory::HostMemory;
@@ -30,7 +31,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 /// Who hears of what takes long.
 pub type Say = Arc<dyn Fn(Notice) + Send + Sync>;
@@ -298,6 +299,18 @@ impl Drop for Engine {
 }
 
 impl Inner {
+    /// Starts the owner task of a clone that waits to be told what to become.
+    pub(crate) fn begin_clone(
+        &self,
+        spec: &SandboxSpec,
+        template: &Arc<Template>,
+    ) -> Result<Waiting, EngineError> {
+        let (task, shared, give) = CloneTask::new(&self.context, template.clone(), spec.purpose.clone())?;
+        let run: BoxFuture<'static, TeardownReport> = Box::pin(task.run());
+        self.registry.spawn(&shared.id, &shared.end, run)?;
+        Ok(Waiting::new(template.clone(), shared, give))
+    }
+
     /// A clone, awake; claimed, too, if a claim is given. If the snapshot turns out to be bad on the way, it is made
     /// anew for the next use, and the error says so.
     pub(crate) async fn clone_of(
@@ -306,12 +319,26 @@ impl Inner {
         template: &Arc<Template>,
         claim: Option<Claim>,
     ) -> Result<(Sandbox, Option<(Claimed, Begun)>), EngineError> {
-        let (task, shared, ready) =
-            CloneTask::new(&self.context, template.clone(), spec.purpose.clone(), claim)?;
+        let (ready, woken) = oneshot::channel();
+        let order = Box::new(Order {
+            purpose: spec.purpose.clone(),
+            claim,
+            ready,
+        });
+        let given = match self.pool.take_waiting(template) {
+            Some(waiting) => waiting.give(order),
+            None => Err(order),
+        };
+        let shared = match given {
+            Ok(shared) => shared,
+            // None waits, or it has ended at this very moment.
+            Err(order) => {
+                let clone = self.begin_clone(spec, template)?;
+                clone.give(order).map_err(|_| EngineError::ShuttingDown)?
+            }
+        };
         let guard = EndOnDrop(Some(shared.end.clone()));
-        let run: BoxFuture<'static, TeardownReport> = Box::pin(task.run());
-        self.registry.spawn(&shared.id, &shared.end, run)?;
-        let woken: Result<Woken, EngineError> = ready.await.unwrap_or(Err(EngineError::ShuttingDown));
+        let woken: Result<Woken, EngineError> = woken.await.unwrap_or(Err(EngineError::ShuttingDown));
         guard.disarm();
         match woken {
             Ok(woken) => Ok(Sandbox::new(shared, woken)),

@@ -41,6 +41,7 @@
 //!   [`Sandbox`] is a handle: requests through a queue, the state through a `watch`, the end through a channel of its
 //!   own, so that a request under way cannot hold it up.
 //! - What is allowed when is decided by `omnirun_vm_machine`, which is pure.
+//! - Beside the spares a clone waits whose VMM process is ready (`waiting`); it is owned and ended like the others.
 //! - A VM's row is durable before its VMM starts and goes after the teardown's check. [`Engine::open`] clears up after
 //!   owners that died.
 //! - Fail closed: a clone whose wake or claim failed is killed; nothing ever runs in it.
@@ -56,6 +57,7 @@ mod spec;
 mod takeover;
 mod teardown;
 mod timings;
+mod waiting;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -222,8 +222,24 @@ pub trait Vmm: Reap {
     /// where the VMM is content with one, else a sealed memfd with a copy. The file may lose its name afterwards.
     async fn open_memory(&self, memory: &Path) -> Result<Arc<OwnedFd>, VmmError>;
 
+    /// Starts a process for a clone of a snapshot, to load it when it is asked to. It costs the VMM's own few megabytes
+    /// until then.
+    async fn prepare(&self, spec: CloneSpec) -> Result<Box<dyn Prepared>, VmmError>;
+
     /// Makes a clone of a snapshot, loaded and **paused**: nothing runs until [`Vm::resume`].
-    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError>;
+    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
+        self.prepare(spec).await?.load().await
+    }
+}
+
+/// A process that waits to become a clone. Dropping it kills it without waiting; [`Reap::reap`] makes sure.
+#[async_trait]
+pub trait Prepared: Send + Sync {
+    /// Waits for the end of a process that ends before it was used. Cancel-safe.
+    async fn exited(&self) -> Exit;
+
+    /// Loads the snapshot, **paused**.
+    async fn load(self: Box<Self>) -> Result<Box<dyn Vm>, VmmError>;
 }
 
 /// One machine. Dropping it kills the VMM process without waiting; [`Vm::kill`] then [`Vm::wait`] is the orderly way.

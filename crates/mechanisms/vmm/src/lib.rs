@@ -3,6 +3,7 @@
 //! ```text
 //!   accel   what this host can do: KVM that runs a stock kernel, or emulation      [accel]
 //!   Vmm     start (cold boot) or restore (copy-on-write clone of a snapshot)       [api]
+//!   Prepared  the first half of a restore: a process that waits to load            [api]
 //!   Vm      one machine: pause, resume, snapshot, attach disk, channel, kill, wait  [api]
 //!   choice  which driver a process uses                                            [detect]
 //!   qemu    the driver for QEMU: command line, QMP, confinement                    [qemu]
@@ -34,7 +35,7 @@ pub use rate::DiskRate;
 pub use choice::{DriverChoice, UnknownDriver, detect};
 
 pub use api::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Reap, Vm, VmIdentity,
-    Vmm, VmmError, VmmFacts,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Prepared, Reap, Vm,
+    VmIdentity, Vmm, VmmError, VmmFacts,
 };
 pub use reap::Reaper;

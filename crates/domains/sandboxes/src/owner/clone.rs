@@ -1,7 +1,7 @@
 //! The owner task of a clone.
 
 use super::{
-    Claim, ClaimAnswer, Context, Msg, Owned, Ready, Stop, Woken,
+    ClaimAnswer, Context, Msg, Order, Owned, Stop, Woken,
     calls::{bounded, claim_request, connect, realtime_ns, vmm_error, wake_request},
     draw_id,
 };
@@ -20,7 +20,7 @@ use omnirun_guest_client::{
 use omnirun_ids::SandboxId;
 use omnirun_store::VmState;
 use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
-use omnirun_vmm::{AttachDisk, CloneSpec, Vm};
+use omnirun_vmm::{AttachDisk, CloneSpec, Vm, VmmError};
 use std::{
     future::Future,
     sync::{Arc, OnceLock},
@@ -36,6 +36,10 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const RESTORE: &str = "restore the snapshot";
 /// How often a clone is dialled whose connection ends before it has answered.
 const DIALS: u32 = 3;
+/// The step before it, which is no fault of the snapshot's.
+const PREPARE: &str = "start a VMM";
+/// The step in which a process waits to load one.
+const WAIT: &str = "wait for an order";
 /// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
 const QUEUE: usize = 16;
 
@@ -65,26 +69,24 @@ pub(crate) struct CloneTask {
     owned: Owned,
     template: Arc<Template>,
     purpose: String,
-    claim: Option<Claim>,
+    order: oneshot::Receiver<Box<Order>>,
     requests: mpsc::Receiver<Msg>,
-    ready: oneshot::Sender<Result<Woken, EngineError>>,
     report: watch::Sender<Option<TeardownReport>>,
     timings: Timings,
     console: Arc<OnceLock<String>>,
 }
 
 impl CloneTask {
-    /// A task, its handle's half, and where it will say that the clone is awake.
+    /// A task, its handle's half, and where it is told what to become. Until then it waits, once its process is ready.
     pub(crate) fn new(
         context: &Arc<Context>,
         template: Arc<Template>,
         purpose: String,
-        claim: Option<Claim>,
-    ) -> Result<(Self, Shared, Ready), EngineError> {
+    ) -> Result<(Self, Shared, oneshot::Sender<Box<Order>>), EngineError> {
         let id = draw_id()?;
         let (owned, ends) = Owned::new(context.clone(), id.clone(), Kind::Clone);
         let (requests_tx, requests) = mpsc::channel(QUEUE);
-        let (ready, ready_rx) = oneshot::channel();
+        let (give, order) = oneshot::channel();
         let (report, report_rx) = watch::channel(None);
         let timings = Timings::default();
         let console = Arc::new(OnceLock::new());
@@ -101,31 +103,38 @@ impl CloneTask {
             owned,
             template,
             purpose,
-            claim,
+            order,
             requests,
-            ready,
             report,
             timings,
             console,
         };
-        Ok((task, shared, ready_rx))
+        Ok((task, shared, give))
     }
 
     /// The clone's whole life. Whatever happens, it ends with the teardown.
     pub(crate) async fn run(mut self) -> TeardownReport {
-        let why = match Box::pin(self.start()).await {
+        let mut ready = None;
+        let why = match Box::pin(self.start(&mut ready)).await {
             Ok(woken) => {
                 let guest = woken.guest.clone();
-                let (ready, _) = oneshot::channel();
-                match std::mem::replace(&mut self.ready, ready).send(Ok(woken)) {
-                    Ok(()) => self.serve(&guest).await,
+                if ready.is_some_and(|ready| ready.send(Ok(woken)).is_ok()) {
+                    self.serve(&guest).await
+                } else {
                     // Whoever wanted it does not wait any more.
-                    Err(_) => Why::Released,
+                    Why::Released
                 }
             }
             Err(stop) => {
-                let (ready, _) = oneshot::channel();
-                let _ = std::mem::replace(&mut self.ready, ready).send(Err(stop.error));
+                // Whoever comes with an order from now on finds the door closed.
+                self.order.close();
+                let ready = ready.or_else(|| Some(self.order.try_recv().ok()?.ready));
+                match ready {
+                    Some(ready) => drop(ready.send(Err(stop.error))),
+                    None => {
+                        tracing::debug!(error = %crate::error::chain(&stop.error), "a prepared clone ended")
+                    }
+                }
                 stop.why
             }
         };
@@ -144,7 +153,11 @@ impl CloneTask {
         report
     }
 
-    async fn start(&mut self) -> Result<Woken, Stop> {
+    /// From nothing to a clone that is awake. `ready` is set as soon as somebody waits for it.
+    async fn start(
+        &mut self,
+        ready: &mut Option<oneshot::Sender<Result<Woken, EngineError>>>,
+    ) -> Result<Woken, Stop> {
         let timings = self.timings.clone();
         let id = self.owned.identity.sandbox.clone();
         let begun = Instant::now();
@@ -175,28 +188,43 @@ impl CloneTask {
         };
         let since = Instant::now();
         let vmm = self.owned.context.vmm.clone();
+        let (ordered_at, ordered) = oneshot::channel();
         let restore = async {
-            let vm = vmm
-                .restore(spec)
+            let prepared = vmm
+                .prepare(spec)
+                .await
+                .map_err(|source| vmm_error(&id, PREPARE, source))?;
+            let since = tokio::select! {
+                biased;
+                // No fault of the snapshot.
+                exit = prepared.exited() => {
+                    let (step, tail) = ("waiting", exit.stderr_tail);
+                    return Err(vmm_error(&id, WAIT, VmmError::Gone { step, tail }));
+                }
+                Ok(at) = ordered => since.max(at),
+            };
+            let vm = prepared
+                .load()
                 .await
                 .map_err(|source| vmm_error(&id, RESTORE, source))?;
             timings.since("restore", since);
             Ok(vm)
         };
-        // The session disk is prepared while the VMM starts.
-        let (claim, first) = match self.claim.take() {
-            Some(claim) => (Some(claim.spec), Some(claim.first)),
-            None => (None, None),
+        // What a claim needs is prepared while the VMM starts, if its order is there by then.
+        let order = &mut self.order;
+        let claim = async {
+            let order = order.await.map_err(|_| EngineError::ShuttingDown)?;
+            let _ = ordered_at.send(Instant::now());
+            *ready = Some(order.ready);
+            let (claim, first) = match order.claim {
+                Some(claim) => (Some(claim.spec.await?), claim.first),
+                None => (None, First::Nothing),
+            };
+            Ok((claim, first, order.purpose))
         };
-        let prepare = async {
-            match claim {
-                Some(spec) => spec.await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (vm, claim) = self
+        let (vm, (claim, first, purpose)) = self
             .owned
-            .step(async { tokio::try_join!(restore, prepare) })
+            .step(async { tokio::try_join!(restore, claim) })
             .await?;
         let vm = self.owned.set_vm(vm);
         self.owned.apply(Event::Started);
@@ -231,10 +259,9 @@ impl CloneTask {
             self.owned.step(waking).await?;
             timings.since("wake", since);
             self.owned.apply(Event::Woken);
-            self.note_state(VmState::Pooled, None);
+            self.note_state(VmState::Pooled, Some(&purpose));
             return Ok(Woken { guest, claimed: None });
         };
-        let first = first.unwrap_or(First::Nothing);
         let wake_timings = timings.clone();
         let waking = async move {
             waking.await?;

@@ -18,8 +18,12 @@ pub(crate) struct Claim {
     pub(crate) first: First,
 }
 
-/// Where a clone says that it is awake, or why it never will be.
-pub(crate) type Ready = oneshot::Receiver<Result<Woken, EngineError>>;
+/// What a prepared clone is to become, and where it says that it is awake, or why it never will be.
+pub(crate) struct Order {
+    pub(crate) purpose: String,
+    pub(crate) claim: Option<Claim>,
+    pub(crate) ready: oneshot::Sender<Result<Woken, EngineError>>,
+}
 
 /// What a claim brings.
 pub(crate) type ClaimAnswer = Result<(Claimed, Begun), EngineError>;

@@ -3,7 +3,9 @@
 use super::machine::{FakeVm, Machine};
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{Claim, Wake};
-use omnirun_vmm::{BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts};
+use omnirun_vmm::{
+    BootSpec, CloneSpec, DiskRate, Exit, Prepared, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -26,6 +28,7 @@ pub(super) const DEVICES: &[u8] = b"devices";
 pub enum Step {
     Start,
     OpenMemory,
+    Prepare,
     Restore,
     Channel,
     Preface,
@@ -40,9 +43,10 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Start,
         Self::OpenMemory,
+        Self::Prepare,
         Self::Restore,
         Self::Channel,
         Self::Preface,
@@ -230,20 +234,40 @@ impl Vmm for FakeVmm {
         open(memory)
     }
 
-    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
+    async fn prepare(&self, spec: CloneSpec) -> Result<Box<dyn Prepared>, VmmError> {
         // The process is there before it has loaded anything.
         let vm = self.launch(&spec.identity, false);
         fs::write(spec.identity.run_dir.join("qmp.sock"), "").map_err(io("write", &spec.identity.run_dir))?;
-        self.fault(Step::Restore, "restore").await?;
+        self.fault(Step::Prepare, "prepare").await?;
+        Ok(Box::new(FakePrepared { vm, spec }))
+    }
+}
+
+/// A process that has loaded nothing.
+struct FakePrepared {
+    vm: FakeVm,
+    spec: CloneSpec,
+}
+
+#[async_trait]
+impl Prepared for FakePrepared {
+    async fn exited(&self) -> Exit {
+        self.vm.wait().await
+    }
+
+    async fn load(self: Box<Self>) -> Result<Box<dyn Vm>, VmmError> {
+        let Self { vm, spec } = *self;
+        let vmm = &vm.machine.vmm;
+        vmm.fault(Step::Restore, "restore").await?;
         let given = [contents(&spec.memory)?, contents(&spec.state)?];
         if given != [MEMORY.to_vec(), DEVICES.to_vec()] {
-            self.lock().damaged += 1;
+            vmm.lock().damaged += 1;
         }
         let memory = rustix::fs::fstat(&spec.memory)
             .map_err(|e| io("look at", Path::new("the memory"))(e.into()))?
             .st_ino;
         vm.machine.note(|seen| seen.memory = Some(memory));
-        self.lock().restored += 1;
+        vmm.lock().restored += 1;
         Ok(Box::new(vm))
     }
 }

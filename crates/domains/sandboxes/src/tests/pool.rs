@@ -2,8 +2,8 @@
 
 use super::{bench, until};
 use crate::{
-    Engine,
-    testing::{config, spec},
+    Engine, Why,
+    testing::{Fault, Step, config, spec},
 };
 use omnirun_ids::ByteSize;
 
@@ -61,4 +61,84 @@ async fn the_pool_stays_within_its_budget() {
     engine.shutdown().await;
     b.engine.shutdown().await;
     b.assert_nothing_left("after a small pool");
+}
+
+/// A user for whom one clone waits beside the spare.
+async fn with_one_waiting(b: &super::Bench) -> std::sync::Arc<crate::PoolHandle> {
+    let user = b.engine.pool(spec());
+    drop(user.take().await.unwrap());
+    user.refill();
+    until(|| b.engine.spares() == 1 && b.engine.vms() == 2 && b.vmm.living() == 2).await;
+    user
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_waits_with_its_process_ready_for_whoever_needs_one() {
+    let b = bench().await;
+    let user = with_one_waiting(&b).await;
+    assert_eq!(b.vmm.counts().1, 2, "it has loaded nothing");
+    user.refill();
+    assert_eq!(b.engine.vms(), 2, "one is enough");
+    let spare = user.take().await.unwrap();
+    // The next one has to be made, and is made of it.
+    let begun = b.vmm.seen().len();
+    let made = user.take().await.unwrap();
+    assert_eq!((b.vmm.seen().len(), b.vmm.counts().1), (begun, 3));
+    let claimed = made.claim(b.claim()).await.unwrap();
+    assert!(claimed.fresh);
+    assert_eq!(b.engine.vms(), 2, "taking makes none");
+    drop((spare, made));
+    until(|| b.engine.vms() == 0).await;
+    // It goes with its last user.
+    user.refill();
+    until(|| b.engine.vms() == 2).await;
+    drop(user);
+    until(|| b.engine.vms() == 0).await;
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after one has waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ended_while_it_waited_is_nobodys_loss() {
+    let b = bench().await;
+    let user = with_one_waiting(&b).await;
+    b.vmm.kill_all();
+    until(|| b.engine.vms() == 0).await;
+    let fresh = user.take().await.unwrap();
+    assert!(fresh.is_alive());
+    // One that cannot be prepared is said by its absence; and the snapshot is not to blame.
+    b.vmm.set_fault(Step::Prepare, Fault::Die);
+    user.refill();
+    until(|| b.engine.spares() == 0 && b.engine.vms() == 1).await;
+    b.vmm.clear_faults();
+    assert!(user.take().await.unwrap().is_alive());
+    assert_eq!(b.vmm.counts().0, 1, "the snapshot was not made anew");
+    let other = b.other().await;
+    drop((fresh, user, other));
+    b.engine.shutdown().await;
+    b.assert_nothing_left("after deaths of those that waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_and_a_dead_owner_leave_none_that_waited() {
+    let b = bench().await;
+    let user = with_one_waiting(&b).await;
+    let reports = b.engine.shutdown().await;
+    assert!(
+        reports.iter().all(|r| r.is_clean() && r.why != Why::Orphaned),
+        "{reports:?}"
+    );
+    drop(user);
+    b.assert_nothing_left("after a shutdown");
+
+    let b = bench().await;
+    let user = with_one_waiting(&b).await;
+    b.engine.die();
+    let other = b.other().await;
+    assert_eq!(other.takeover().sandboxes.len(), 2, "{}", other.takeover());
+    assert!(other.takeover().is_clean());
+    drop(user);
+    b.engine.shutdown().await;
+    other.shutdown().await;
+    b.assert_nothing_left("after a takeover");
 }

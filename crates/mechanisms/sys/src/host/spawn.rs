@@ -9,7 +9,7 @@
 //! "not dumpable", and with that the parent's own `/proc` files root's. So it is put back, and starts go one by one:
 //! each would otherwise take another's change for how things were.
 //!
-//! A process that belongs in a control group is born there where the kernel can do that ([`birth`]), and else moves itself
+//! A process that belongs in a control group is born there where the kernel can do that (`birth`), and else moves itself
 //! there before anything else.
 //!
 //! The child's steps are a straight line, in this order: control group, own session, OOM score, user namespace, further namespaces,

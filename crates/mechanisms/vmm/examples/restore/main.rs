@@ -5,7 +5,7 @@
 //! cargo run --release -p omnirun-vmm --example restore -- [ROUNDS]
 //! ```
 //!
-//! A line for each way: time from the decision to a running guest, what of it this process computed, and what the
+//! A line for each way (`ready` is a jailed process that waited for its snapshot): time from the decision to a running guest, what of it this process computed, and what the
 //! new process did (jailer and Firecracker).
 
 mod bare;
@@ -82,11 +82,18 @@ fn line(way: &str, samples: &[Sample]) {
     );
 }
 
-async fn jailed(bench: &tiny::Bench, files: &tiny::Files, vmm: &dyn Vmm) -> Sample {
+/// In one go; or, if it waits, with a process that was ready before.
+async fn jailed(bench: &tiny::Bench, files: &tiny::Files, vmm: &dyn Vmm, waits: bool) -> Sample {
     let spec = bench.clone_of(files);
     let folder = spec.identity.run_dir.clone();
-    let begun = Begun::now();
-    let vm = vmm.restore(spec).await.expect("a clone");
+    let (begun, vm) = if waits {
+        let prepared = vmm.prepare(spec).await.expect("a process");
+        let begun = Begun::now();
+        (begun, prepared.load().await.expect("a clone"))
+    } else {
+        let begun = Begun::now();
+        (begun, vmm.restore(spec).await.expect("a clone"))
+    };
     vm.resume().await.expect("it resumes");
     let sample = begun.done(vm.pid());
     vm.kill();
@@ -108,16 +115,20 @@ async fn main() {
     let files = tiny::snapshot(&bench, &vmm).await;
     let bare = bare::Bare::new(&bench);
 
-    let (mut alone, mut confined) = (Vec::new(), Vec::new());
+    let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
-        let samples = (bare.restore(), jailed(&bench, &files, &vmm).await);
+        let samples = [
+            bare.restore(),
+            jailed(&bench, &files, &vmm, false).await,
+            jailed(&bench, &files, &vmm, true).await,
+        ];
         // The first finds cold caches.
         if round > 0 {
-            alone.push(samples.0);
-            confined.push(samples.1);
+            all.iter_mut().zip(samples).for_each(|(all, one)| all.push(one));
         }
     }
     println!("{rounds} rounds, ms       p50      p99   ours p50      p99   theirs p50   p99");
-    line("bare", &alone);
-    line("jailed", &confined);
+    for (way, samples) in ["bare", "jailed", "ready"].into_iter().zip(&all) {
+        line(way, samples);
+    }
 }

@@ -30,7 +30,8 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap, uids::UidRange,
+    BootSpec, CloneSpec, DiskRate, Prepared, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap,
+    uids::UidRange,
 };
 use async_trait::async_trait;
 use jail::cgroup::{self, Hierarchy};
@@ -250,8 +251,8 @@ impl Vmm for Firecracker {
         Ok(Arc::new(file.into()))
     }
 
-    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
-        Ok(Box::new(vm::Machine::restore(&self.host, spec).await?))
+    async fn prepare(&self, spec: CloneSpec) -> Result<Box<dyn Prepared>, VmmError> {
+        Ok(Box::new(vm::Machine::prepare(&self.host, spec).await?))
     }
 }
 

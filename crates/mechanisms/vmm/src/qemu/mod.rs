@@ -19,7 +19,7 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, DiskRate, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
+    BootSpec, CloneSpec, DiskRate, Prepared, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts,
     accel::{self, Accel},
     memory, reap,
     tail::Tail,
@@ -131,10 +131,9 @@ impl Vmm for Qemu {
         Ok(Box::new(vm::Machine::boot(Arc::clone(&self.inner), spec).await?))
     }
 
-    async fn restore(&self, spec: CloneSpec) -> Result<Box<dyn Vm>, VmmError> {
-        Ok(Box::new(
-            vm::Machine::restore(Arc::clone(&self.inner), spec).await?,
-        ))
+    async fn prepare(&self, spec: CloneSpec) -> Result<Box<dyn Prepared>, VmmError> {
+        let waiting = vm::Waiting::start(&self.inner, spec)?;
+        Ok(Box::new(waiting))
     }
 
     async fn open_memory(&self, path: &Path) -> Result<Arc<OwnedFd>, VmmError> {

@@ -20,7 +20,7 @@ use super::{
     seccomp,
 };
 use crate::{
-    AttachDisk, ChannelStream, DeviceState, DiskRate, Exit, MachineSize, Vm, VmIdentity, VmmError,
+    AttachDisk, ChannelStream, DeviceState, DiskRate, Exit, MachineSize, Prepared, Vm, VmIdentity, VmmError,
     process::Process, tail::Tail,
 };
 use async_trait::async_trait;
@@ -95,6 +95,18 @@ impl Machine {
         };
         self.process.kill();
         Err(error)
+    }
+}
+
+#[async_trait]
+impl Prepared for Machine {
+    async fn exited(&self) -> Exit {
+        self.process.wait().await
+    }
+
+    async fn load(self: Box<Self>) -> Result<Box<dyn Vm>, VmmError> {
+        self.load_snapshot().await?;
+        Ok(self)
     }
 }
 

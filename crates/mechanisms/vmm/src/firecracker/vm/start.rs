@@ -327,24 +327,26 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes a clone, paused.
-    pub(in crate::firecracker) async fn restore(host: &Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
+    /// A process whose jail has all that a clone needs, and whose API answers.
+    pub(in crate::firecracker) async fn prepare(host: &Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
         let mut plan = Plan::new(host, spec.identity, spec.size, PLACEHOLDER_BYTES)?;
         plan.show(BASE, open(&spec.base)?.as_fd())?;
         plan.show(MEMORY, spec.memory.as_fd())?;
         plan.show(STATE, spec.state.as_fd())?;
         drop(plan.jail.writable(PLACEHOLDER, PLACEHOLDER_BYTES)?);
-        let machine = plan.start(host).await?;
+        plan.start(host).await
+    }
+
+    /// Becomes the clone, paused.
+    pub(super) async fn load_snapshot(&self) -> Result<(), VmmError> {
         let load = LoadSnapshot {
             snapshot_path: &format!("/{STATE}"),
             mem_backend: MemoryBackend::File(&format!("/{MEMORY}")),
             track_dirty_pages: false,
             resume_vm: false,
         };
-        machine
-            .asked("loading the snapshot", machine.api.load_snapshot(&load).await)
-            .await?;
-        Ok(machine)
+        self.asked("loading the snapshot", self.api.load_snapshot(&load).await)
+            .await
     }
 
     pub(super) async fn asked<T>(

@@ -13,7 +13,7 @@ mod client;
 pub(super) mod commands;
 mod wire;
 
-pub(super) use client::{Client, Migration, QmpError, migration_end};
+pub(super) use client::{Client, Migration, Pending, QmpError, migration_end};
 
 /// The messages that these bytes hold, pushed in pieces of `step`; `None`: the stream is refused. For fuzzing.
 pub(super) fn messages(bytes: &[u8], step: usize) -> Option<Vec<String>> {

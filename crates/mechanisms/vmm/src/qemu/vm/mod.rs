@@ -8,6 +8,8 @@
 mod snapshot;
 mod start;
 
+pub(super) use start::Waiting;
+
 use super::{
     command_line::{SESSION_FILTER, THROTTLE_GROUP},
     qmp::{

@@ -2,19 +2,20 @@
 
 use super::{COMMAND, Machine, SOCKET, short};
 use crate::{
-    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError, memory,
+    BootSpec, CloneSpec, Exit, MachineSize, Prepared, Vm, VmIdentity, VmmError, memory,
     process::Process,
     qemu::{
         Host,
         command_line::{self, Begin, Fd},
         qmp::{
-            Client,
+            Client, Pending,
             commands::{Capabilities, MIGRATION_CAPABILITIES, MigrateIncoming, SetCapabilities},
         },
         version::READONLY_MEMORY,
     },
     tail::Tail,
 };
+use async_trait::async_trait;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::{
     fs::File,
@@ -131,8 +132,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Makes a clone, paused.
-    pub(in crate::qemu) async fn restore(host: Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
+    /// A process that waits for a clone's device state.
+    fn waiting(host: &Host, spec: CloneSpec) -> Result<Self, VmmError> {
         let parts = Parts::open(&spec.identity, &spec.base)?;
         // A descriptor's offset belongs to all who share it, clones that load at this moment included: so one of this
         // clone's own, on the same file.
@@ -149,17 +150,15 @@ impl Machine {
         } else {
             &[]
         };
-        let machine = Self::start(
-            &host,
+        Self::start(
+            host,
             spec.identity,
             spec.size,
             &Begin::Incoming,
             parts,
             &more,
             readable,
-        )?;
-        machine.load().await?;
-        Ok(machine)
+        )
     }
 
     fn start(
@@ -230,23 +229,58 @@ impl Machine {
             console,
         })
     }
+}
 
-    /// Loads the device state. All commands are sent ahead of the process's readiness.
-    async fn load(&self) -> Result<(), VmmError> {
-        let ended = self.control.expect_migration();
-        let hello = self.control.submit(&Capabilities {});
-        let capabilities = self.control.submit(&SetCapabilities {
+/// A process that waits for a clone's device state. Its first commands are sent ahead of its readiness, and nobody waits
+/// for their answers before the state is loaded.
+pub(in crate::qemu) struct Waiting {
+    machine: Machine,
+    hello: Pending<Capabilities>,
+    capabilities: Pending<SetCapabilities>,
+}
+
+impl Waiting {
+    /// Starts it.
+    pub(in crate::qemu) fn start(host: &Host, spec: CloneSpec) -> Result<Self, VmmError> {
+        let machine = Machine::waiting(host, spec)?;
+        let hello = machine.control.submit(&Capabilities {});
+        let capabilities = machine.control.submit(&SetCapabilities {
             capabilities: MIGRATION_CAPABILITIES,
         });
+        Ok(Self {
+            machine,
+            hello,
+            capabilities,
+        })
+    }
+}
+
+#[async_trait]
+impl Prepared for Waiting {
+    async fn exited(&self) -> Exit {
+        self.machine.process.wait().await
+    }
+
+    async fn load(self: Box<Self>) -> Result<Box<dyn Vm>, VmmError> {
+        let Self {
+            machine,
+            hello,
+            capabilities,
+        } = *self;
+        let ended = machine.control.expect_migration();
         // A number in `fd:` is a descriptor that the process was born with.
         let uri = format!("fd:{}", Fd::First as i32);
-        let incoming = self.control.submit(&MigrateIncoming { uri });
-        self.asked("qmp_capabilities", hello.within(COMMAND).await)
+        let incoming = machine.control.submit(&MigrateIncoming { uri });
+        machine
+            .asked("qmp_capabilities", hello.within(COMMAND).await)
             .await?;
-        self.asked("migrate-set-capabilities", capabilities.within(COMMAND).await)
+        machine
+            .asked("migrate-set-capabilities", capabilities.within(COMMAND).await)
             .await?;
-        self.asked("migrate-incoming", incoming.within(COMMAND).await)
+        machine
+            .asked("migrate-incoming", incoming.within(COMMAND).await)
             .await?;
-        self.migrated("loading the device state", ended).await
+        machine.migrated("loading the device state", ended).await?;
+        Ok(Box::new(machine))
     }
 }

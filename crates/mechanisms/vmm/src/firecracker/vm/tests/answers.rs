@@ -171,7 +171,7 @@ async fn an_api_that_never_comes_or_takes_no_connection_has_a_bound() {
     let Some(bench) = Bench::new() else { return };
     let identity = bench.identity();
     let (run_dir, started) = (identity.run_dir.clone(), identity.run_dir.join("started"));
-    let restored = Machine::restore(&bench.host, bench.clone_spec(identity));
+    let restored = restore(&bench.host, bench.clone_spec(identity));
     let waited = async {
         until("the jailer runs", || started.exists()).await;
         tokio::time::pause();
@@ -206,7 +206,7 @@ async fn an_api_that_never_comes_or_takes_no_connection_has_a_bound() {
         arrival.wait().await.expect("a connection");
         fs::write(there.run_dir.join("die"), "\n").expect("it reads");
     });
-    let error = Machine::restore(&bench.host, bench.clone_spec(identity)).await;
+    let error = restore(&bench.host, bench.clone_spec(identity)).await;
     match error.map(drop).expect_err("it ends") {
         VmmError::Gone { tail, .. } => assert_eq!(tail, "last words"),
         other => panic!("{other:?}"),

@@ -78,7 +78,7 @@ async fn a_link_planted_before_the_start_fails_it_and_what_it_leads_to_stays() {
         let id = identity.sandbox.as_str().replace('_', "-");
         victim.plant(&identity.run_dir.join(place.replace("ID", &id)), soft);
         let (planted, started) = (identity.run_dir.join("fc"), identity.run_dir.join("started"));
-        let cloned = Machine::restore(&bench.host, bench.clone_spec(identity.clone())).await;
+        let cloned = restore(&bench.host, bench.clone_spec(identity.clone())).await;
         let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
         for error in [
             cloned.map(drop).expect_err(place),
@@ -124,7 +124,7 @@ async fn a_run_folder_that_is_a_link_or_open_to_others_fails_the_start() {
     for (number, plant) in plants.into_iter().enumerate() {
         let identity = bench.identity();
         plant(&identity.run_dir);
-        let failed = Machine::restore(&bench.host, bench.clone_spec(identity.clone())).await;
+        let failed = restore(&bench.host, bench.clone_spec(identity.clone())).await;
         match failed.map(drop).expect_err("refused") {
             VmmError::File { path, .. } => assert_eq!(path, identity.run_dir, "{number}"),
             other => panic!("{number}: {other:?}"),
