@@ -7,6 +7,7 @@ mod deaths;
 mod jail;
 #[path = "../tiny/mod.rs"]
 mod tiny;
+mod traffic;
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{

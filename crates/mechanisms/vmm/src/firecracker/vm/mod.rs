@@ -5,6 +5,10 @@
 //!   snapshot   from a paused machine to files
 //!   channel    to the guest agent, through vsock
 //! ```
+//!
+//! A machine that was paused is only to go on after a snapshot was taken of it: Firecracker 1.16.1 takes every other resume for
+//! the end of a restore, waits for its guest to say that it knows of the lost connections, which nobody told it, and sends
+//! it nothing more on its vsock (firecracker#6100, mended after that release).
 
 mod channel;
 mod snapshot;
