@@ -18,7 +18,8 @@ const CHUNK: u64 = 64 << 10;
 /// A bench whose kernel is that guest; `None`, with a word, where there is no compiler.
 fn talking() -> Option<Bench> {
     let bench = bench();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/firecracker/guest.c");
+    let source = bench.path("guest.c");
+    fs::write(&source, include_str!("guest.c")).expect("written");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let built = Command::new(compiler)
         .args([
