@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tiny::{Bench, alive, alive_with, ends_at_once, needs_its_base, snapshot, status, until};
+use tiny::{Bench, alive, alive_with, ends_at_once, needs_its_base, snapshot, status, until, waits_to_load};
 
 async fn qemu() -> Arc<dyn Vmm> {
     omnirun_vmm::detect(DriverChoice::Qemu, None, &std::env::temp_dir())
@@ -27,6 +27,14 @@ fn may_limit() -> bool {
     let caps = u64::from_str_radix(caps.trim(), 16).expect("a number");
     const SYS_RESOURCE: u32 = 24;
     !rustix::process::geteuid().is_root() || caps & (1 << SYS_RESOURCE) != 0
+}
+
+#[tokio::test]
+async fn a_process_waits_to_load_a_snapshot() {
+    let bench = Bench::new();
+    let vmm = qemu().await;
+    let files = snapshot(&bench, &*vmm).await;
+    waits_to_load(&bench, &*vmm, &files, |sandbox| format!("omnirun-{sandbox}\0")).await;
 }
 
 #[tokio::test]

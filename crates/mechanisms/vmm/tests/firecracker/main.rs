@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tiny::{Bench, Files, alive, alive_with, ends_at_once, needs_its_base, status, until};
+use tiny::{Bench, Files, alive, alive_with, ends_at_once, needs_its_base, status, until, waits_to_load};
 
 /// The driver; `None`, with a word, where it cannot be.
 async fn driver() -> Option<Firecracker> {
@@ -269,6 +269,14 @@ async fn what_cannot_be_is_said_and_leaves_no_process() {
     }
 
     needs_its_base(&bench, &vmm, &files).await;
+}
+
+#[tokio::test]
+async fn a_process_waits_in_its_jail_to_load_a_snapshot() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    let files = snapshot(&bench, &vmm).await;
+    waits_to_load(&bench, &vmm, &files, jailed).await;
 }
 
 /// What the command line of a sandbox's jailer and Firecracker has in it.

@@ -177,6 +177,36 @@ pub async fn needs_its_base(bench: &Bench, vmm: &dyn Vmm, files: &Files) {
     );
 }
 
+/// A prepared process ends with its handle, or by whoever clears up after its owner, and becomes a clone when it is asked
+/// to. `words` are those of a sandbox's command line.
+pub async fn waits_to_load(bench: &Bench, vmm: &dyn Vmm, files: &Files, words: fn(&SandboxId) -> String) {
+    let prepare = async || {
+        let spec = bench.clone_of(files);
+        let identity = spec.identity.clone();
+        let prepared = vmm.prepare(spec).await.expect("a process");
+        let words = words(&identity.sandbox);
+        until("it is there", || alive_with(&words)).await;
+        (prepared, identity, words)
+    };
+    let (prepared, _, words) = prepare().await;
+    drop(prepared);
+    until("it is gone", || !alive_with(&words)).await;
+
+    let (prepared, identity, words) = prepare().await;
+    assert!(!vmm.reap(&identity).await.expect("reaped").is_empty());
+    assert_eq!(prepared.exited().await.signal, Some(9));
+    assert!(!alive_with(&words));
+    let error = prepared.load().await.map(drop).expect_err("it has ended");
+    assert!(matches!(error, VmmError::Gone { .. }), "{error:?}");
+
+    let (prepared, ..) = prepare().await;
+    let vm = prepared.load().await.expect("a clone");
+    assert_eq!(vm.console_tail(), "", "nothing runs before it is resumed");
+    vm.resume().await.expect("it resumes");
+    until("the clone runs", || vm.console_tail().contains("...")).await;
+    ends_at_once(&*vm).await;
+}
+
 /// A field of a process's status, or of a thread's (`task/NUMBER`).
 pub fn status(pid: u32, task: &str, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/{task}/status")).expect("its status");
