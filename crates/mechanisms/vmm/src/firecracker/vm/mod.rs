@@ -8,7 +8,7 @@
 //!
 //! A machine that was paused is only to go on after a snapshot was taken of it: Firecracker 1.16.1 takes every other resume for
 //! the end of a restore, waits for its guest to say that it knows of the lost connections, which nobody told it, and sends
-//! it nothing more on its vsock (firecracker#6100, mended after that release).
+//! it nothing more on its vsock (firecracker#6100, mended after that release). So the driver refuses it.
 
 mod channel;
 mod snapshot;
@@ -28,7 +28,15 @@ use crate::{
     process::Process, tail::Tail,
 };
 use async_trait::async_trait;
-use std::{io, os::fd::OwnedFd, path::Path, sync::Mutex};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::watch;
 
 /// Names in the jail. A snapshot's device state has those of the disks in it, so they stay as they are.
@@ -71,6 +79,8 @@ pub(super) struct Machine {
     booted: bool,
     /// Whether its virtual CPUs run.
     running: watch::Sender<bool>,
+    /// Whether it was paused while it ran, and no snapshot was taken since.
+    deaf: AtomicBool,
     channel: Mutex<Option<OwnedFd>>,
     console: Tail,
 }
@@ -127,11 +137,21 @@ impl Vm for Machine {
     async fn pause(&self) -> Result<(), VmmError> {
         self.asked("pause", self.api.set_state(State::Paused).await)
             .await?;
-        self.running.send_replace(false);
+        if self.running.send_replace(false) {
+            self.deaf.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Err(VmmError::Refused {
+                step: "resume",
+                reason:
+                    "it would be deaf on its vsock, since no snapshot followed the pause (firecracker#6100)"
+                        .into(),
+            });
+        }
         self.asked("resume", self.api.set_state(State::Resumed).await)
             .await?;
         self.check_filters()?;

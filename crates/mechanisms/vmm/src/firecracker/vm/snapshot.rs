@@ -10,6 +10,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 /// Names in the jail, for as long as it takes.
@@ -45,6 +46,7 @@ impl Machine {
         // Their bytes live on in our descriptors.
         let removed = self.jail.remove(MEMORY).and(self.jail.remove(STATE));
         self.asked(step, taken).await?;
+        self.deaf.store(false, Ordering::Relaxed);
         removed?;
         let [their_memory, their_state] = theirs;
         for (file, good) in [(&their_memory, bytes..=bytes), (&their_state, 1..=MAX_STATE)] {

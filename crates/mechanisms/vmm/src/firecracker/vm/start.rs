@@ -36,7 +36,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -169,6 +169,7 @@ impl Plan {
             disk: host.disk,
             booted: false,
             running: watch::Sender::new(false),
+            deaf: AtomicBool::new(false),
             channel: Mutex::new(None),
             console: screen,
         })
