@@ -115,9 +115,9 @@ impl Bare {
         }
     }
 
-    /// A clone.
-    pub fn restore(&self) -> Sample {
-        let folder = self.folder.join("clone");
+    /// A clone that runs, until it is ended.
+    pub fn restore(&self, name: &str) -> (Clone, Sample) {
+        let folder = self.folder.join(name);
         fs::create_dir(&folder).expect("its folder");
         for name in ["base", "placeholder", "state", "memory"] {
             fs::hard_link(self.folder.join(name), folder.join(name)).expect("linked");
@@ -129,9 +129,26 @@ impl Bare {
         api.call("PUT", "/snapshot/load", &load);
         api.call("PATCH", "/vm", r#"{"state":"Resumed"}"#);
         let sample = begun.done(child.id());
-        end(child);
-        fs::remove_dir_all(folder).expect("removed");
-        sample
+        (Clone { child, folder }, sample)
+    }
+}
+
+/// A bare machine.
+pub struct Clone {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Clone {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it.
+    pub fn end(self) {
+        end(self.child);
+        fs::remove_dir_all(self.folder).expect("removed");
     }
 }
 

@@ -5,10 +5,12 @@
 //! cargo run --release -p omnirun-vmm --example restore -- [ROUNDS]
 //! ```
 //!
-//! A line for each way (`ready` is a jailed process that waited for its snapshot): time from the decision to a running guest, what of it this process computed, and what the
-//! new process did (jailer and Firecracker).
+//! First a line for each way (`ready` is a jailed process that waited for its snapshot): time from the decision to a
+//! running guest, what of it this process computed, and what the new process did (jailer and Firecracker). Then, of 20
+//! idle clones of each kind, the memory of one in KiB.
 
 mod bare;
+mod idle;
 #[allow(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/tiny/mod.rs"]
 mod tiny;
@@ -102,6 +104,19 @@ async fn jailed(bench: &tiny::Bench, files: &tiny::Files, vmm: &dyn Vmm, waits: 
     sample
 }
 
+fn bench() -> tiny::Bench {
+    let bench = tiny::Bench::new();
+    fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o700)).expect("ours");
+    bench
+}
+
+/// The same with another guest.
+fn bench_of(code: &[u8]) -> tiny::Bench {
+    let bench = bench();
+    fs::write(bench.path("vmlinux"), tiny::elf(code)).expect("the kernel");
+    bench
+}
+
 #[tokio::main]
 async fn main() {
     let rounds = std::env::args()
@@ -110,15 +125,16 @@ async fn main() {
     let vmm = Firecracker::find(None, &std::env::temp_dir())
         .await
         .expect("Firecracker and its jailer");
-    let bench = tiny::Bench::new();
-    fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o700)).expect("ours");
+    let bench = bench();
     let files = tiny::snapshot(&bench, &vmm).await;
     let bare = bare::Bare::new(&bench);
 
     let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
+        let (clone, sample) = bare.restore("clone");
+        clone.end();
         let samples = [
-            bare.restore(),
+            sample,
             jailed(&bench, &files, &vmm, false).await,
             jailed(&bench, &files, &vmm, true).await,
         ];
@@ -131,4 +147,5 @@ async fn main() {
     for (way, samples) in ["bare", "jailed", "ready"].into_iter().zip(&all) {
         line(way, samples);
     }
+    idle::compare(&vmm).await;
 }
