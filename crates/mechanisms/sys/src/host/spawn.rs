@@ -21,6 +21,9 @@
 //! that one ends all of them.
 
 mod birth;
+mod mounts;
+
+pub use mounts::Mount;
 
 use std::{
     ffi::{CStr, CString, c_int, c_void},
@@ -74,9 +77,8 @@ pub struct Spawn<'a> {
     pub user_namespace: Option<BorrowedFd<'a>>,
     /// Namespaces to leave ([`NEW_NETWORK`], [`NEW_IPC`], [`NEW_USER`], [`NEW_PID`]).
     pub unshare: c_int,
-    /// Detached mounts (as `open_tree` makes them; of files that have a name) and where they go, read-only, in a mount
-    /// namespace of the process's own. With none of them it stays in the caller's.
-    pub mounts: &'a [(BorrowedFd<'a>, &'a CStr)],
+    /// Mounts in a mount namespace of the process's own. With none of them it stays in the caller's.
+    pub mounts: &'a [Mount<'a>],
     /// The folder of a control group to be in, from the first step on.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Identity to take on.
@@ -134,7 +136,7 @@ struct Plan {
     oom: Option<CString>,
     user_namespace: RawFd,
     unshare: c_int,
-    mounts: Vec<(RawFd, *const libc::c_char)>,
+    mounts: Vec<mounts::Planned>,
     /// To be joined; none if the child is born in it.
     cgroup: RawFd,
     credentials: Option<Credentials>,
@@ -171,11 +173,7 @@ fn start(what: &Spawn<'_>, born_in: bool) -> Result<Spawned, SpawnError> {
         oom,
         user_namespace: what.user_namespace.map_or(-1, |fd| fd.as_raw_fd()),
         unshare: what.unshare & !NEW_PID,
-        mounts: what
-            .mounts
-            .iter()
-            .map(|(fd, at)| (fd.as_raw_fd(), at.as_ptr()))
-            .collect(),
+        mounts: what.mounts.iter().map(Mount::plan).collect(),
         cgroup: -1,
         credentials: what.credentials.clone(),
         landlock: what.landlock.map_or(-1, |fd| fd.as_raw_fd()),
@@ -287,7 +285,7 @@ unsafe fn run(plan: &mut Plan) -> usize {
         if plan.unshare != 0 && libc::unshare(plan.unshare) < 0 {
             return 4;
         }
-        if !plan.mounts.is_empty() && !mount(&plan.mounts) {
+        if !plan.mounts.is_empty() && !mounts::enter(&plan.mounts) {
             return 13;
         }
         if let Some(who) = &plan.credentials {
@@ -356,43 +354,6 @@ unsafe fn run(plan: &mut Plan) -> usize {
         libc::execve(plan.program, plan.argv.as_ptr(), plan.envp.as_ptr());
         12
     }
-}
-
-/// Takes on a mount namespace and puts the mounts into it; `false` with `errno` set if one cannot be.
-///
-/// # Safety
-///
-/// Only in a child as [`spawn`] makes it, with all pointers valid.
-unsafe fn mount(mounts: &[(RawFd, *const libc::c_char)]) -> bool {
-    let none = ptr::null::<libc::c_char>();
-    let read_only = libc::MS_REMOUNT
-        | libc::MS_BIND
-        | libc::MS_RDONLY
-        | libc::MS_NOSUID
-        | libc::MS_NODEV
-        | libc::MS_NOEXEC;
-    // SAFETY: system calls on plain integers and on strings that the caller keeps valid; what the kernel does not need
-    // may be null.
-    unsafe {
-        if libc::unshare(libc::CLONE_NEWNS) < 0 {
-            return false;
-        }
-        // Nothing of it comes to the host's namespace.
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        if libc::mount(none, c"/".as_ptr(), none, private, ptr::null()) < 0 {
-            return false;
-        }
-        for (fd, at) in mounts {
-            let here = (*fd, c"".as_ptr(), libc::AT_FDCWD, *at);
-            let empty = libc::MOVE_MOUNT_F_EMPTY_PATH;
-            if libc::syscall(libc::SYS_move_mount, here.0, here.1, here.2, here.3, empty) < 0
-                || libc::mount(none, *at, none, read_only, ptr::null()) < 0
-            {
-                return false;
-            }
-        }
-    }
-    true
 }
 
 #[cfg(test)]

@@ -115,6 +115,8 @@ struct Host {
     programs: Programs,
     /// What the jailer calls the program.
     name: String,
+    /// What it starts in the program's place; the program itself is mounted.
+    starter: Option<Vec<u8>>,
     /// The compiled seccomp filter for a program that has none of its own.
     filter: Option<Vec<u8>>,
     uids: UidRange,
@@ -204,6 +206,7 @@ impl Host {
         };
         Ok(Self {
             name,
+            starter: jail::starter::image(),
             filter,
             uids,
             cgroups: Hierarchy::find(),

@@ -10,7 +10,7 @@ use std::{
     ffi::{CString, OsString},
     fmt, fs,
     io::{self, Read},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -128,6 +128,14 @@ impl Programs {
                 program: jailer.display().to_string(),
                 what: "the jailer",
                 reason: format!("its version is {jailers}, Firecracker's is {release}; they belong together"),
+            });
+        }
+        // It is mounted in the jail, where its VM's user runs it.
+        if fs::metadata(&firecracker).is_ok_and(|meta| meta.mode() & 0o005 != 0o005) {
+            return Err(VmmError::Unusable {
+                program: firecracker.display().to_string(),
+                what: "Firecracker",
+                reason: "other users than its owner may not run it; a VM's process is one (chmod 755)".into(),
             });
         }
         // In the jail there is nothing but what is put there.

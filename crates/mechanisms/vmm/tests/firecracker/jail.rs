@@ -27,8 +27,8 @@ const BOOTED: &[&str] = &[
 
 /// What there is of either.
 const ALL: &[&str] = &[
-    // Its folders and devices are made by the jailer, which gives them away. The program's copy is the VM's own as well:
-    // nobody else starts it.
+    // Its folders and devices are made by the jailer, which gives them away. What starts the program is the VM's own as
+    // well: nobody else runs it.
     "file c 0600 vm dev/kvm",
     "file c 0600 vm dev/net/tun",
     "file c 0600 vm dev/urandom",
@@ -39,6 +39,8 @@ const ALL: &[&str] = &[
     "file f 0600 vm placeholder",
     "file f 0644 root base",
     "file f 0644 root firecracker.pid",
+    "file d 0755 root bin",
+    "file f 0755 root bin/firecracker",
     "file f 0755 vm firecracker",
     "file p 0600 vm log",
     "file p 0600 vm metrics",
@@ -46,6 +48,7 @@ const ALL: &[&str] = &[
     "file s 0755 vm run/api.sock",
     "mount / rw",
     "mount /base ro,nosuid,nodev,noexec",
+    "mount /bin/firecracker ro,nosuid,nodev",
     "open r /base",
     "open r /dev/null",
     "open rw /dev/kvm",
@@ -76,7 +79,7 @@ const ALL: &[&str] = &[
     // Its system calls have none that asks for the host's name.
     "namespace uts the host's",
     "place cwd /",
-    "place exe /firecracker",
+    "place exe /bin/firecracker",
     "place root /",
     "identity Groups ",
     "identity Gid vm vm vm vm",

@@ -114,7 +114,11 @@ fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
     let tree = rustix::mount::open_tree(&file, c"", flags).expect("a mount");
     let at = CString::new(to.to_string_lossy().into_owned()).expect("no NUL");
     let script = format!("echo $$; cat {0}; echo x > {0} || echo no", to.display());
-    let mounts = [(tree.as_fd(), at.as_c_str())];
+    let mounts = [Mount {
+        tree: tree.as_fd(),
+        at: &at,
+        runs: false,
+    }];
     let (read, write) = io::pipe().expect("a pipe");
     let null = std::fs::File::open("/dev/null").expect("the null device");
     let args = [

@@ -1,18 +1,22 @@
 //! The folder that a VMM process finds itself in.
 
-use super::command_line::{API, LOG, METRICS, RUN};
+use super::{
+    command_line::{API, LOG, METRICS, RUN},
+    starter::{FOLDER, PROGRAM},
+};
 use crate::{VmIdentity, VmmError, memory};
+use omnirun_sys::host::spawn::Mount;
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, Stat, chownat, fchown, fstat, ftruncate, linkat, mkdirat,
-        mknodat, openat, unlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, Stat, chmodat, chownat, fchown, fstat, ftruncate, linkat,
+        mkdirat, mknodat, openat, unlinkat,
     },
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
     process::{Gid, Uid},
 };
 use std::{
-    ffi::{CStr, CString},
+    ffi::CString,
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -29,15 +33,17 @@ pub(in crate::firecracker) struct Jail {
     root: OwnedFd,
     run: OwnedFd,
     uid: u32,
-    mounts: Vec<(OwnedFd, CString)>,
+    mounts: Vec<(OwnedFd, CString, bool)>,
 }
 
 impl Jail {
     /// Makes an empty one. Whatever is already where it should be makes that fail, and stays as it is: the jailer works
-    /// with root's rights in there, and would follow links (CVE-2026-1386).
+    /// with root's rights in there, and would follow links (CVE-2026-1386). `starter` is the program that the jailer
+    /// copies into it, if that is not the real one.
     pub(in crate::firecracker) fn make(
         identity: &VmIdentity,
         program: &str,
+        starter: Option<&[u8]>,
         id: &str,
         uid: u32,
     ) -> Result<Self, VmmError> {
@@ -59,7 +65,15 @@ impl Jail {
             mkdirat(at, name, Mode::RWXU).map_err(|e| failed("create", path)(e.into()))?;
             openat(at, name, folder, Mode::empty()).map_err(|e| failed("open", path)(e.into()))
         };
-        for name in [program, id, "root"] {
+        at = enter(&at, &mut path, program)?;
+        if let Some(starter) = starter {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let path = path.join(program);
+            let file = openat(&at, program, flags, Mode::from_raw_mode(0o755))
+                .map_err(|e| failed("create", &path)(e.into()))?;
+            io::Write::write_all(&mut std::fs::File::from(file), starter).map_err(failed("write", &path))?;
+        }
+        for name in [id, "root"] {
             at = enter(&at, &mut path, name)?;
         }
         let run = enter(&at, &mut path.clone(), RUN)?;
@@ -112,21 +126,37 @@ impl Jail {
             return rustix::fs::fchmod(&here, Mode::RUSR | Mode::RGRP | Mode::ROTH)
                 .map_err(self.failed("let the VM's user read", name));
         }
+        self.mount(name, file, false)
+    }
+
+    /// Lets the process run a program of the host as [`PROGRAM`].
+    pub(in crate::firecracker) fn show_program(&mut self, file: BorrowedFd<'_>) -> Result<(), VmmError> {
+        mkdirat(&self.root, FOLDER, Mode::RWXU).map_err(self.failed("create", FOLDER))?;
+        // Whatever the umask is.
+        chmodat(&self.root, FOLDER, Mode::from_raw_mode(0o755), AtFlags::empty())
+            .map_err(self.failed("let the VM's user enter", FOLDER))?;
+        drop(self.new_file(PROGRAM, OFlags::WRONLY)?);
+        self.mount(PROGRAM, file, true)
+    }
+
+    fn mount(&mut self, name: &str, file: BorrowedFd<'_>, runs: bool) -> Result<(), VmmError> {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(file, c"", flags).map_err(self.failed("mount a file on", name))?;
         let at = CString::new(self.path.join(name).as_os_str().as_bytes());
         let at = at.map_err(|_| self.failed("name", name)(Errno::INVAL))?;
-        self.mounts.push((tree, at));
+        self.mounts.push((tree, at, runs));
         Ok(())
     }
 
     /// What [`Self::show`] showed, for the start of the process.
-    pub(in crate::firecracker) fn mounts(&self) -> Vec<(BorrowedFd<'_>, &CStr)> {
-        self.mounts
-            .iter()
-            .map(|(fd, at)| (fd.as_fd(), at.as_c_str()))
-            .collect()
+    pub(in crate::firecracker) fn mounts(&self) -> Vec<Mount<'_>> {
+        let mounts = self.mounts.iter().map(|(tree, at, runs)| Mount {
+            tree: tree.as_fd(),
+            at,
+            runs: *runs,
+        });
+        mounts.collect()
     }
 
     /// Lets go of what only the start of the process needs. Closing a mount waits for every CPU of the host, 10 ms and

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   RUN_DIR/firecracker/ID/root/       what the jailer pivots into       [folder]
-//!       firecracker                    its copy of the program
+//!       firecracker                    the jailer's copy of what it starts       [starter]
+//!       bin/firecracker                Firecracker, mounted read-only
 //!       run/api.sock, run/agent.sock   made by Firecracker
 //!       dev/                           made by the jailer
 //!       log, metrics                   pipes that the owner reads
@@ -23,6 +24,7 @@ pub(super) mod cgroup;
 pub(super) mod command_line;
 mod folder;
 mod io;
+pub(super) mod starter;
 
 pub(super) use folder::{Jail, path_of};
 pub(super) use io::limit as io_limit;

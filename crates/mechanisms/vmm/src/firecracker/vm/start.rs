@@ -67,12 +67,16 @@ impl Plan {
         writes: u64,
     ) -> Result<Self, VmmError> {
         let sandbox = identity.sandbox.as_str();
-        let jail = Jail::make(
+        let mut jail = Jail::make(
             &identity,
             &host.name,
+            host.starter.as_deref(),
             &jail::name(sandbox),
             host.uids.pick(sandbox),
         )?;
+        if host.starter.is_some() {
+            jail.show_program(open(&host.programs.firecracker)?.as_fd())?;
+        }
         if let Some(filter) = &host.filter {
             jail.put(FILTER, filter)?;
         }
@@ -190,9 +194,13 @@ fn arguments(host: &Host, identity: &VmIdentity, id: &str, writes: u64) -> Resul
             .ok_or_else(|| invalid(host, format!("{} is not UTF-8", path.display())))
     };
     let run_dir = std::path::absolute(&identity.run_dir).map_err(|e| invalid(host, e))?;
+    let program = match host.starter {
+        Some(_) => run_dir.join(&host.name).join(&host.name),
+        None => host.programs.firecracker.clone(),
+    };
     let line = Line {
         id,
-        program: &text(&host.programs.firecracker)?,
+        program: &text(&program)?,
         run_dir: &text(&run_dir)?,
         uid: host.uids.pick(identity.sandbox.as_str()),
         file_size: host.may_limit.then_some(writes),

@@ -41,8 +41,9 @@ impl Victim {
 }
 
 /// What there will be in a jail, from the run folder down: by the owner, by the jailer, by Firecracker.
-const PLACES: [&str; 25] = [
+const PLACES: [&str; 28] = [
     "fc",
+    "fc/fc",
     "fc/ID",
     "fc/ID/root",
     "fc/ID/root/run",
@@ -56,6 +57,8 @@ const PLACES: [&str; 25] = [
     "fc/ID/root/dev/net/tun",
     "fc/ID/root/fc",
     "fc/ID/root/fc.pid",
+    "fc/ID/root/bin",
+    "fc/ID/root/bin/firecracker",
     "fc/ID/root/log",
     "fc/ID/root/metrics",
     "fc/ID/root/base",

@@ -89,12 +89,13 @@ impl Bench {
         let jailer = dir.path().join("jailer");
         fs::write(&jailer, JAILER).expect("written");
         fs::set_permissions(&jailer, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        for name in ["vmlinux", "initramfs", "base", "memory", "state"] {
+        for name in ["fc", "vmlinux", "initramfs", "base", "memory", "state"] {
             fs::write(dir.path().join(name), name).expect("written");
         }
         let host = Host {
-            programs: Programs::unasked("/nowhere/fc".into(), jailer),
+            programs: Programs::unasked(dir.path().join("fc"), jailer),
             name: "fc".into(),
+            starter: Some(b"starts it".to_vec()),
             filter: None,
             uids: UidRange::here().expect("ids"),
             cgroups: Err("none in this test".into()),
