@@ -257,8 +257,7 @@ pub trait Vm: Send + Sync {
     /// Stops the virtual CPUs.
     async fn pause(&self) -> Result<(), VmmError>;
 
-    /// Lets the virtual CPUs run: of a clone that was loaded, or of a machine whose snapshot was taken. One that was only
-    /// paused may be refused.
+    /// Lets the virtual CPUs run. After a pause a connection to the agent may have ended, and is to be made anew.
     async fn resume(&self) -> Result<(), VmmError>;
 
     /// Writes memory and device state of a **paused** machine to the files, whole and fsynced.

@@ -5,10 +5,6 @@
 //!   snapshot   from a paused machine to files
 //!   channel    to the guest agent, through vsock
 //! ```
-//!
-//! A machine that was paused is only to go on after a snapshot was taken of it: Firecracker 1.16.1 takes every other resume for
-//! the end of a restore, waits for its guest to say that it knows of the lost connections, which nobody told it, and sends
-//! it nothing more on its vsock (firecracker#6100, mended after that release). So the driver refuses it.
 
 mod channel;
 mod snapshot;
@@ -79,8 +75,8 @@ pub(super) struct Machine {
     booted: bool,
     /// Whether its virtual CPUs run.
     running: watch::Sender<bool>,
-    /// Whether it was paused while it ran, and no snapshot was taken since.
-    deaf: AtomicBool,
+    /// Whether it was paused while it ran, and no snapshot was begun since.
+    unsaved: AtomicBool,
     channel: Mutex<Option<OwnedFd>>,
     console: Tail,
 }
@@ -138,19 +134,14 @@ impl Vm for Machine {
         self.asked("pause", self.api.set_state(State::Paused).await)
             .await?;
         if self.running.send_replace(false) {
-            self.deaf.store(true, Ordering::Relaxed);
+            self.unsaved.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
     async fn resume(&self) -> Result<(), VmmError> {
-        if self.deaf.load(Ordering::Relaxed) {
-            return Err(VmmError::Refused {
-                step: "resume",
-                reason:
-                    "it would be deaf on its vsock, since no snapshot followed the pause (firecracker#6100)"
-                        .into(),
-            });
+        if self.unsaved.load(Ordering::Relaxed) {
+            self.order_reset().await?;
         }
         self.asked("resume", self.api.set_state(State::Resumed).await)
             .await?;

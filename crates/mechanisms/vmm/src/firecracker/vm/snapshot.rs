@@ -2,9 +2,17 @@
 //!
 //! Firecracker writes into its jail, every page whether it is zero or not. The owner copies what is not zero into files
 //! of its own: they are sparse, and no process that a guest may have taken over still has one of them open.
+//!
+//! A machine that goes on after a pause needs a snapshot as well, one that comes to nothing. Before it saves anything
+//! Firecracker orders the guest to reset its vsock, and after every resume it sends the guest nothing until that order is
+//! acknowledged. Without an order it would wait for ever, and the channel would be dead (1.16.1; firecracker#6100).
 
 use super::Machine;
-use crate::{DeviceState, VmmError, firecracker::api::Snapshot, memory};
+use crate::{
+    DeviceState, VmmError,
+    firecracker::api::{ApiError, Snapshot},
+    memory,
+};
 use rustix::fs::{fstat, fsync};
 use std::{
     io,
@@ -46,7 +54,7 @@ impl Machine {
         // Their bytes live on in our descriptors.
         let removed = self.jail.remove(MEMORY).and(self.jail.remove(STATE));
         self.asked(step, taken).await?;
-        self.deaf.store(false, Ordering::Relaxed);
+        self.unsaved.store(false, Ordering::Relaxed);
         removed?;
         let [their_memory, their_state] = theirs;
         for (file, good) in [(&their_memory, bytes..=bytes), (&their_state, 1..=MAX_STATE)] {
@@ -67,6 +75,22 @@ impl Machine {
                 source: io::Error::other(e),
             })
         })
+    }
+
+    /// Has the guest of a paused machine ordered to reset its vsock, which is what a snapshot begins with. There is no
+    /// place for it to go to, so it ends there.
+    pub(super) async fn order_reset(&self) -> Result<(), VmmError> {
+        let nowhere = Snapshot {
+            snapshot_type: "Full",
+            snapshot_path: "/nowhere/state",
+            mem_file_path: "/nowhere/memory",
+        };
+        match self.api.create_snapshot(&nowhere).await {
+            Err(ApiError::Fault(_)) => Ok(()),
+            answer => self.asked("resetting the channel", answer).await,
+        }?;
+        self.unsaved.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -173,7 +173,7 @@ impl Plan {
             disk: host.disk,
             booted: false,
             running: watch::Sender::new(false),
-            deaf: AtomicBool::new(false),
+            unsaved: AtomicBool::new(false),
             channel: Mutex::new(None),
             console: screen,
         })
