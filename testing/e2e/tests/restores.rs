@@ -355,7 +355,8 @@ impl Lab {
             size: SIZE,
         };
         let vm = self.vmm.start(spec).await.expect("it boots");
-        let stream = vm.channel().await.expect("a channel");
+        let stream = vm.channel().await;
+        let stream = stream.unwrap_or_else(|e| panic!("{e}: {}", vm.console_tail()));
         let guest = GuestClient::connect(stream, BOOT)
             .await
             .unwrap_or_else(|e| panic!("{e}: {}", vm.console_tail()));

@@ -31,7 +31,10 @@ impl Process {
     ) -> io::Result<Self> {
         let Spawned { pid, pidfd } = spawned;
         let pidfd = Arc::new(pidfd);
-        let ready = Readable::new(Arc::clone(&pidfd))?;
+        let ready = Readable::new(Arc::clone(&pidfd)).inspect_err(|_| {
+            // Nobody would own it.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        })?;
         let (publish, exit) = watch::channel(None);
         tokio::spawn(async move {
             // A pidfd is readable from the process's end on. An error here would mean that the runtime shuts down.

@@ -124,10 +124,7 @@ impl Hierarchy {
                 Err(error) if controller == "io" => {
                     tracing::debug!(%error, "a VM's use of its disk is not limited")
                 }
-                Err(e) => {
-                    group.remove();
-                    return Err(failed("limit by", path)(e));
-                }
+                Err(e) => return Err(failed("limit by", path)(e)),
             }
         }
         Ok(group)
@@ -167,31 +164,30 @@ fn open(root: &Path) -> io::Result<Vec<&'static str>> {
     Ok(usable)
 }
 
-/// The group of one VM.
-#[derive(Debug, Clone)]
+/// The group of one VM. It goes with this: after the end of its process or, where nobody waits for that since the owner
+/// itself ends, with whatever is in it.
+#[derive(Debug)]
 pub(in crate::firecracker) struct Group {
     path: PathBuf,
 }
 
-impl Group {
-    /// Its folder, for a process to be born in it. If it cannot be opened it is removed.
-    pub(in crate::firecracker) fn open(&self) -> Result<OwnedFd, VmmError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|source| {
-            self.remove();
-            VmmError::File {
-                step: "open",
-                path: self.path.clone(),
-                source: source.into(),
-            }
-        })
-    }
-
-    /// Removes it, once nothing is in it any more.
-    pub(in crate::firecracker) fn remove(&self) {
+impl Drop for Group {
+    fn drop(&mut self) {
         if let Err(error) = remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a control group stays");
         }
+    }
+}
+
+impl Group {
+    /// Its folder, for a process to be born in it.
+    pub(in crate::firecracker) fn open(&self) -> Result<OwnedFd, VmmError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|source| VmmError::File {
+            step: "open",
+            path: self.path.clone(),
+            source: source.into(),
+        })
     }
 }
 

@@ -106,6 +106,12 @@ impl Plan {
         let (console, console_theirs) = io::pipe().map_err(io("making a pipe"))?;
         rustix::io::ioctl_fionbio(&console, true).map_err(|e| io("making a pipe")(e.into()))?;
         let null = File::open("/dev/null").map_err(io("opening /dev/null"))?;
+        // All that may fail comes before there is a process.
+        let (said, screen) = (Tail::new(8 * 1024), Tail::new(64 * 1024));
+        let receiver =
+            |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(io("reading from the process"));
+        let reader = metrics::follow(receiver(counted)?, said.follow(receiver(log)?), said.clone());
+        drop(screen.follow(receiver(console.into())?));
         // Before there is anything to be seen.
         let sockets = Arrivals::watch(&jail).map_err(io("watching for the API's socket"))?;
 
@@ -133,29 +139,14 @@ impl Plan {
             credentials: None,
             landlock: None,
         });
-        let spawned = spawned.map_err(|e| {
-            if let Some(group) = &group {
-                group.remove();
-            }
-            VmmError::Spawn {
-                program: host.programs.jailer.display().to_string(),
-                source: io::Error::new(e.source.kind(), format!("{e}: {}", e.source)),
-            }
+        let spawned = spawned.map_err(|e| VmmError::Spawn {
+            program: host.programs.jailer.display().to_string(),
+            source: io::Error::new(e.source.kind(), format!("{e}: {}", e.source)),
         })?;
         jail.started();
         drop((console_theirs, log_theirs));
-
-        let (said, screen) = (Tail::new(8 * 1024), Tail::new(64 * 1024));
-        let receiver =
-            |fd: OwnedFd| pipe::Receiver::from_owned_fd(fd).map_err(io("reading from the process"));
-        let reader = metrics::follow(receiver(counted)?, said.follow(receiver(log)?), said.clone());
-        drop(screen.follow(receiver(console.into())?));
-        let after = move || {
-            if let Some(group) = group {
-                group.remove();
-            }
-        };
-        let process = Process::watch(spawned, said, reader, after).map_err(io("watching the process"))?;
+        let process =
+            Process::watch(spawned, said, reader, move || drop(group)).map_err(io("watching the process"))?;
         tracing::debug!(
             sandbox = identity.sandbox.as_str(),
             pid = process.pid(),
