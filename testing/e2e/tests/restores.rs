@@ -76,6 +76,8 @@ async fn clones_of_a_machine_that_was_saved_amid_traffic_answer() {
             size: SIZE,
             memory: Arc::clone(&memory),
             state: Arc::new(File::open(&to.state).expect("the state").into()),
+            disk: None,
+            tracked: false,
         };
         let run_dir = spec.identity.run_dir.clone();
         let clone = lab.vmm.restore(spec).await.expect("a clone");

@@ -100,7 +100,7 @@ async fn mode_session_keeps_one_vm_until_it_is_closed() {
     .await;
     let lines: Vec<_> = second.lines().collect();
     assert_eq!(lines, [boot.trim(), "7", "/tmp", "lives"], "{second}");
-    hands.close(Release::Keep).await.unwrap();
+    hands.close(Release::Lost).await.unwrap();
 
     let mut hands = worker.open(&key).await;
     let third = run(&mut hands, "cat /workspace/f; echo \"v=$v\"").await;
@@ -110,6 +110,116 @@ async fn mode_session_keeps_one_vm_until_it_is_closed() {
     );
     assert!(!run(&mut hands, "true").await.contains("was restarted"));
     hands.close(Release::Remove).await.unwrap();
+    worker.stop().await;
+}
+
+/// Between two work items the VM is gone, and nobody in it notices but by the clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn mode_session_goes_on_in_the_next_item_as_if_nothing_had_been() {
+    let worker = Worker::start(Isolation::Session, None).await;
+    let key = key("memory");
+    let mut hands = worker.open(&key).await;
+    let boot = run(
+        &mut hands,
+        "cat /proc/sys/kernel/random/boot_id; hostname; cat /etc/machine-id",
+    )
+    .await;
+    // A shell, a process that counts in memory, another with a file of the session's disk open, one that was deleted.
+    run(
+        &mut hands,
+        "v=7; cd /tmp; g() { echo from-g; }; (n=0; while sleep 0.2; do n=$((n+1)); echo $n > /run/count; done) & echo $! > \
+         /workspace/pid; exec 9> /workspace/open; echo before >&9; exec 8<> /tmp/gone; rm /tmp/gone; echo unlinked >&8; \
+         head -c 20000000 /dev/urandom > /dev/shm/bulk; md5sum < /dev/shm/bulk > /workspace/sum",
+    )
+    .await;
+    for round in 0..3 {
+        let counted: u64 = run(&mut hands, "cat /run/count").await.trim().parse().unwrap();
+        let closing = Instant::now();
+        hands.close(Release::Keep).await.unwrap();
+        let closed = closing.elapsed();
+        let row = worker
+            .factory
+            .store()
+            .get(&SessionHash::of(&key))
+            .unwrap()
+            .unwrap();
+        assert!(row.memory.is_some(), "it is not kept");
+        let bytes = worker.factory.store().memory_bytes(&row.hash);
+        let show = omnirun(["session", "show", key.session.as_str()])
+            .output()
+            .unwrap();
+        let show = String::from_utf8_lossy(&show.stdout).into_owned();
+        assert!(show.contains("kept for the next work item"), "{show}");
+
+        let mut next = worker.open(&key).await;
+        let opening = Instant::now();
+        let date = run(&mut next, "date +%s").await;
+        eprintln!(
+            "round {round}: suspended in {closed:?}, {bytes} bytes, first call in {:?}",
+            opening.elapsed()
+        );
+        assert!(!date.contains("was restarted"), "{date}");
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let behind = now.as_secs().abs_diff(date.trim().parse().unwrap());
+        assert!(behind <= 2, "the clock is {behind} s off");
+        let same = run(
+            &mut next,
+            "cat /proc/sys/kernel/random/boot_id; hostname; cat /etc/machine-id",
+        )
+        .await;
+        assert_eq!(same, boot);
+        let state = run(
+            &mut next,
+            "echo $v; pwd; g; kill -0 $(cat /workspace/pid) && echo lives; echo after >&9; cat /workspace/open | sort -u; \
+             cat /proc/$$/fd/8; md5sum < /dev/shm/bulk | cmp - /workspace/sum && echo whole; dmesg | grep -ci 'ext4.*error'",
+        )
+        .await;
+        let lines: Vec<_> = state.lines().take(9).collect();
+        assert_eq!(
+            lines,
+            [
+                "7", "/tmp", "from-g", "lives", "after", "before", "unlinked", "whole", "0"
+            ],
+            "{state}"
+        );
+        let moved: u64 = run(&mut next, "sleep 1; cat /run/count")
+            .await
+            .trim()
+            .parse()
+            .unwrap();
+        assert!(moved > counted, "{counted} {moved}");
+        hands = next;
+    }
+    // Another process serves it next; and what that one draws is not what the first one would have.
+    hands.close(Release::Keep).await.unwrap();
+    worker.stop().await;
+    let worker = Worker::start(Isolation::Session, None).await;
+    let mut hands = worker.open(&key).await;
+    assert_eq!(run(&mut hands, "echo $v").await.trim(), "7");
+
+    // Files that go in mean a disk that its memory would not know.
+    hands.close(Release::Keep).await.unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "from outside").unwrap();
+    let source = file.path().to_str().unwrap().to_owned();
+    let copied = omnirun(["session", "cp", &source, &format!("{}:came", key.session)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&copied.stderr).into_owned();
+    assert!(copied.status.success() && said.contains("is dropped"), "{said}");
+    let mut hands = worker.open(&key).await;
+    let last = run(&mut hands, "cat /workspace/came; echo \"v=$v\"").await;
+    assert!(
+        last.starts_with("from outside") && last.contains("was restarted"),
+        "{last}"
+    );
+    let removed = hands.close(Release::Remove).await.unwrap();
+    assert!(
+        removed.iter().any(|r| r.contains("disk of session")),
+        "{removed:?}"
+    );
     worker.stop().await;
 }
 

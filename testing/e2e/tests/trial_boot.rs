@@ -33,6 +33,7 @@ async fn a_guest_that_comes_up_passes_and_one_that_does_not_says_why() {
         },
         group: IsolationGroup::local(),
         purpose: "e2e trial".to_owned(),
+        suspendable: false,
     };
     let took = engine.try_boot(&spec).await.expect("it boots");
     assert!(took > Duration::from_millis(10));

@@ -210,6 +210,7 @@ async fn prepared(
         size,
         group: IsolationGroup::local(),
         purpose: "omnirun run".to_owned(),
+        suspendable: false,
     };
     let exec = Exec {
         argv: args.command.into_iter().map(OsStringExt::into_vec).collect(),

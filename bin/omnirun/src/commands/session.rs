@@ -154,6 +154,7 @@ mod tests {
             user: "root".to_owned(),
             seed: Seed::None,
             live_shell: false,
+            memory: None,
             created_ms: 0,
             used_ms: 0,
             keep_ms: 0,

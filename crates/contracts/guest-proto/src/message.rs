@@ -78,7 +78,8 @@ pub enum Op {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Empty {}
 
-/// First stage of waking. After it two clones of one snapshot share no random bytes, id or clock.
+/// First stage of waking. After it two clones of one snapshot share no random bytes, id or clock. A claimed sandbox that
+/// was suspended and goes on gets one too, without names: it keeps its own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Wake {
     /// Fresh from the host's generator; at least 32 bytes. Credited and reseeded from.

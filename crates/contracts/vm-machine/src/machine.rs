@@ -120,6 +120,8 @@ impl Machine {
             (Request::Wake | Request::Claim | Request::Use, _) if self.kind == Kind::Boot => {
                 Denied(Denial::WrongKind(self.kind))
             }
+            (Request::Snapshot, State::Claimed { .. }) => Accept,
+            (Request::Snapshot, _) if self.kind == Kind::Clone => Denied(Denial::TooEarly(phase)),
             (Request::Snapshot, _) => Denied(Denial::WrongKind(self.kind)),
             (Request::Wake, State::Starting) => Accept,
             (Request::Wake, State::Creating) => Denied(Denial::TooEarly(phase)),

@@ -98,6 +98,8 @@ impl Floor {
                 size: self.size,
                 memory: self.memory.clone(),
                 state: self.state.clone(),
+                disk: None,
+                tracked: false,
             })
             .await?;
         vm.resume().await?;

@@ -61,6 +61,7 @@ impl Setup {
             size: self.size,
             group: IsolationGroup::local(),
             purpose: "omnirun bench".to_owned(),
+            suspendable: false,
         }
     }
 }

@@ -24,18 +24,29 @@ pub(crate) fn check_hostname(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn wake(machine: &Machine, wake: &Wake) -> Result<(), Failure> {
+/// A claimed sandbox goes on after it was suspended. It is who it was, so its names stay; but a file had its generator's
+/// state, and its clock has stood still.
+pub(crate) fn again(machine: &Machine, wake: &Wake) -> Result<(), Failure> {
+    reseed(machine, wake)?;
+    set_clock(wake.realtime_ns)
+}
+
+fn reseed(machine: &Machine, wake: &Wake) -> Result<(), Failure> {
     if wake.entropy.len() < MIN_ENTROPY {
         return Err(Failure::new(ErrorKind::Invalid, "too little entropy"));
     }
+    omnirun_sys::guest::random::reseed(std::os::fd::AsFd::as_fd(&machine.random), &wake.entropy)
+        .map_err(|e| Failure::of("cannot reseed the random generator", e))
+}
+
+pub(crate) fn wake(machine: &Machine, wake: &Wake) -> Result<(), Failure> {
     check_hostname(&wake.hostname)?;
     let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if wake.machine_id.len() != 32 || !wake.machine_id.bytes().all(hexadecimal) {
         return Err(Failure::new(ErrorKind::Invalid, "not a machine id"));
     }
     // Before all that could draw from the generator.
-    omnirun_sys::guest::random::reseed(std::os::fd::AsFd::as_fd(&machine.random), &wake.entropy)
-        .map_err(|e| Failure::of("cannot reseed the random generator", e))?;
+    reseed(machine, wake)?;
     set_clock(wake.realtime_ns)?;
     machine
         .names

@@ -1,13 +1,14 @@
 //! The engine: what one process needs to own VMs.
 
 mod memory;
+mod suspend;
 mod templates;
 
 use crate::{
     EngineError,
     owner::{Claim, CloneTask, Context, Order, RESTORE, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
-    sandbox::{Begun, First, Sandbox},
+    sandbox::{Begun, First, Sandbox, Shared},
     snapshot::{Notice, SnapshotInfo, SnapshotLimits, SnapshotStore, Template},
     spec::{ClaimSpec, SandboxSize, SandboxSpec},
     takeover::{TakeoverReport, take_over},
@@ -305,7 +306,7 @@ impl Inner {
         spec: &SandboxSpec,
         template: &Arc<Template>,
     ) -> Result<Waiting, EngineError> {
-        let (task, shared, give) = CloneTask::new(&self.context, template.clone(), spec.purpose.clone())?;
+        let (task, shared, give) = CloneTask::new(&self.context, template.clone(), spec, None)?;
         let run: BoxFuture<'static, TeardownReport> = Box::pin(task.run());
         self.registry.spawn(&shared.id, &shared.end, run)?;
         Ok(Waiting::new(template.clone(), shared, give))
@@ -337,11 +338,8 @@ impl Inner {
                 clone.give(order).map_err(|_| EngineError::ShuttingDown)?
             }
         };
-        let guard = EndOnDrop(Some(shared.end.clone()));
-        let woken: Result<Woken, EngineError> = woken.await.unwrap_or(Err(EngineError::ShuttingDown));
-        guard.disarm();
-        match woken {
-            Ok(woken) => Ok(Sandbox::new(shared, woken)),
+        match awake(shared, woken).await {
+            Ok(started) => Ok(started),
             Err(error) => {
                 if let EngineError::Vmm { step, source, .. } = &error {
                     let refused = *step == RESTORE
@@ -352,6 +350,17 @@ impl Inner {
             }
         }
     }
+}
+
+/// Waits until a clone is awake. If we are dropped meanwhile, it is of no use to anybody.
+async fn awake(
+    shared: Shared,
+    woken: oneshot::Receiver<Result<Woken, EngineError>>,
+) -> Result<(Sandbox, Option<(Claimed, Begun)>), EngineError> {
+    let guard = EndOnDrop(Some(shared.end.clone()));
+    let woken = woken.await.unwrap_or(Err(EngineError::ShuttingDown));
+    guard.disarm();
+    Ok(Sandbox::new(shared, woken?))
 }
 
 /// A file without a name, in the folder of this path. It never had one, so that a driver can give it one in a jail; where

@@ -30,6 +30,8 @@
 //! sandbox.id() / guest() / timings() / memory()    -> &SandboxId / &GuestClient / Vec<(&str, Duration)> / (pss, private)
 //! sandbox.claim(ClaimSpec)                         -> Result<Claimed, EngineError>;         killed if it fails
 //! sandbox.claim_with(ClaimSpec, First)             -> Result<(Claimed, Begun), EngineError>; the first call pipelined
+//! engine.suspend(sandbox, binding, disk, to)       -> Result<ByteSize, EngineError>;        its memory in files; it ends
+//! engine.resume(&spec, binding, from, ClaimSpec)   -> Result<Sandbox, EngineError>;         it goes on, once
 //! sandbox.exited()                                 -> Why;              cancel-safe; the VM is gone, whatever way
 //! sandbox.end()                                    -> ();               teardown in the background (also on drop)
 //! sandbox.kill()                                   -> TeardownReport;   and waited for

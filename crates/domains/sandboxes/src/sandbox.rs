@@ -2,7 +2,7 @@
 
 use crate::{
     EngineError,
-    owner::{Msg, Woken, ask_end},
+    owner::{Msg, Woken, Written, ask_end},
     spec::ClaimSpec,
     teardown::TeardownReport,
     timings::Timings,
@@ -64,6 +64,57 @@ pub(crate) struct Shared {
     pub(crate) timings: Timings,
     /// What the console said last, once the sandbox has ended.
     pub(crate) console: Arc<OnceLock<String>>,
+}
+
+impl Shared {
+    /// Waits for the end, and lets go.
+    async fn ended(self) -> TeardownReport {
+        let id = self.id.clone();
+        let mut report = self.report.clone();
+        drop(self);
+        let done = report.wait_for(Option::is_some).await;
+        done.ok()
+            .and_then(|r| r.clone())
+            .unwrap_or_else(|| TeardownReport {
+                sandbox: id,
+                why: Why::Failed {
+                    step: "own",
+                    reason: "its owner task is gone".to_owned(),
+                },
+                removed: Vec::new(),
+                left: vec!["unknown: the next omnirun command clears up".to_owned()],
+            })
+    }
+
+    async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(msg(reply)).await.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return Ok(answer);
+        }
+        // The task does not answer any more: it is ending, and its state says why.
+        Err(EngineError::Ended {
+            sandbox: self.id.clone(),
+            why: self.exited().await,
+            console: Guest::default(),
+        })
+    }
+
+    async fn exited(&self) -> Why {
+        let mut state = self.state.clone();
+        match state.wait_for(|s| s.why().is_some()).await {
+            Ok(state) => state.why().cloned().unwrap_or(Why::Released),
+            Err(_) => Why::Released,
+        }
+    }
+}
+
+/// Whoever lets go of a sandbox ends it.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        ask_end(&self.end, Why::Released);
+    }
 }
 
 impl std::fmt::Debug for Msg {
@@ -128,12 +179,13 @@ impl Sandbox {
     /// # Errors
     /// [`EngineError`]. That the first call itself fails is told by what it began.
     pub async fn claim_with(&self, spec: ClaimSpec, first: First) -> Result<(Claimed, Begun), EngineError> {
-        self.ask(|reply| Msg::Claim {
-            spec,
-            first: Box::new(first),
-            reply,
-        })
-        .await?
+        self.shared
+            .ask(|reply| Msg::Claim {
+                spec,
+                first: Box::new(first),
+                reply,
+            })
+            .await?
     }
 
     /// How much memory the VMM process has: proportional and private bytes.
@@ -141,7 +193,8 @@ impl Sandbox {
     /// # Errors
     /// [`EngineError`].
     pub async fn memory(&self) -> Result<(u64, u64), EngineError> {
-        self.ask(|reply| Msg::Memory { reply })
+        self.shared
+            .ask(|reply| Msg::Memory { reply })
             .await?
             .map_err(|source: VmmError| EngineError::Vmm {
                 sandbox: self.shared.id.clone(),
@@ -155,7 +208,7 @@ impl Sandbox {
     /// # Errors
     /// [`EngineError::Ended`].
     pub async fn console_tail(&self) -> Result<Guest<String>, EngineError> {
-        let asked = self.ask(|reply| Msg::Console { reply }).await;
+        let asked = self.shared.ask(|reply| Msg::Console { reply }).await;
         match (asked, self.shared.console.get()) {
             (Err(_), Some(last)) => Ok(Guest(last.clone())),
             (asked, _) => asked.map(Guest),
@@ -164,11 +217,7 @@ impl Sandbox {
 
     /// Resolves when the sandbox ends, whatever way: its VMM has exited, or its end has been asked for. Cancel-safe.
     pub async fn exited(&self) -> Why {
-        let mut state = self.shared.state.clone();
-        match state.wait_for(|s| s.why().is_some()).await {
-            Ok(state) => state.why().cloned().unwrap_or(Why::Released),
-            Err(_) => Why::Released,
-        }
+        self.shared.exited().await
     }
 
     /// Ends it in the background. [`Engine::shutdown`](crate::Engine::shutdown) joins that.
@@ -187,41 +236,14 @@ impl Sandbox {
 
     async fn kill_for(self, why: Why) -> TeardownReport {
         ask_end(&self.shared.end, why);
-        let id = self.shared.id.clone();
-        let mut report = self.shared.report.clone();
-        drop(self);
-        let done = report.wait_for(Option::is_some).await;
-        done.ok()
-            .and_then(|r| r.clone())
-            .unwrap_or_else(|| TeardownReport {
-                sandbox: id,
-                why: Why::Failed {
-                    step: "own",
-                    reason: "its owner task is gone".to_owned(),
-                },
-                removed: Vec::new(),
-                left: vec!["unknown: the next omnirun command clears up".to_owned()],
-            })
+        self.shared.ended().await
     }
 
-    async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, EngineError> {
-        let (reply, answer) = oneshot::channel();
-        if self.shared.requests.send(msg(reply)).await.is_ok()
-            && let Ok(answer) = answer.await
-        {
-            return Ok(answer);
-        }
-        // The task does not answer any more: it is ending, and its state says why.
-        Err(EngineError::Ended {
-            sandbox: self.shared.id.clone(),
-            why: self.exited().await,
-            console: Guest::default(),
-        })
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        ask_end(&self.shared.end, Why::Released);
+    /// Has it written to files of the owner's, and waits for its end.
+    pub(crate) async fn suspend(self) -> (Result<Written, EngineError>, TeardownReport) {
+        let Self { shared, guest } = self;
+        drop(guest);
+        let written = shared.ask(|reply| Msg::Suspend { reply }).await;
+        (written.and_then(|written| written), shared.ended().await)
     }
 }

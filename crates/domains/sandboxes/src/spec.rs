@@ -125,6 +125,8 @@ pub struct SandboxSpec {
     pub group: IsolationGroup,
     /// What it serves, for people: `omnirun run`, a session's id.
     pub purpose: String,
+    /// Whether it may be suspended later, which costs less if the VMM counts from the start what it writes.
+    pub suspendable: bool,
 }
 
 /// What makes a woken clone somebody's.

@@ -2,6 +2,7 @@
 
 mod pool;
 mod snapshots;
+mod suspended;
 mod takeover;
 
 use crate::{

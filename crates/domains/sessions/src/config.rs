@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 /// How long a session disk stays after its last use.
 pub const DEFAULT_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Disk space for the memories of sessions between two work items.
+pub const DEFAULT_KEEP_MEMORY: ByteSize = ByteSize::gib(8);
 /// Size of a session disk. It is sparse: what it occupies is what was written.
 pub const DEFAULT_DISK: ByteSize = ByteSize::gib(8);
 /// The longest time limit that a call may ask for.
@@ -67,6 +69,8 @@ pub struct SessionsConfig {
     pub disk: ByteSize,
     /// How long a disk stays after its last use.
     pub keep: Duration,
+    /// Disk space for the memories of sessions in mode `session` between two work items; none: they are not kept.
+    pub keep_memory: ByteSize,
     /// A folder whose contents each new session finds in its working directory.
     pub seed: Option<PathBuf>,
     /// What a recorded result has to survive.
@@ -86,6 +90,7 @@ impl SessionsConfig {
             size: SandboxSize::default(),
             disk: DEFAULT_DISK,
             keep: DEFAULT_KEEP,
+            keep_memory: DEFAULT_KEEP_MEMORY,
             seed: None,
             durability: Durability::default(),
             floor: None,

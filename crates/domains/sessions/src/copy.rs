@@ -176,6 +176,7 @@ impl SessionFactory {
                 size: shared.config.size,
                 group: group(&row.key),
                 purpose: format!("omnirun session cp {}", row.key.session),
+                suspendable: false,
             };
             // The session's worker has most likely made a snapshot, of whatever size: no need to boot for another.
             spec.size = shared.platform.ready_size(&spec).unwrap_or(spec.size);

@@ -55,7 +55,11 @@ impl Platform for EnginePlatform {
     }
 
     fn pool(&self, spec: SandboxSpec) -> DynPool {
-        Arc::new(Pool(self.engine.pool(spec)))
+        Arc::new(Pool {
+            spares: self.engine.pool(spec.clone()),
+            engine: self.engine.clone(),
+            spec,
+        })
     }
 
     async fn take_over(&self) -> Result<(), BoxError> {
@@ -67,20 +71,35 @@ impl Platform for EnginePlatform {
     }
 }
 
-struct Pool(Arc<PoolHandle>);
+struct Pool {
+    spares: Arc<PoolHandle>,
+    engine: Arc<Engine>,
+    spec: SandboxSpec,
+}
+
+impl Pool {
+    fn claimable(&self, sandbox: Sandbox) -> DynSandbox {
+        Box::new(Claimable(sandbox, self.engine.clone()))
+    }
+}
 
 #[async_trait]
 impl SandboxPool for Pool {
     async fn take(&self) -> Result<DynSandbox, BoxError> {
-        Ok(Box::new(Claimable(self.0.take().await?)))
+        Ok(self.claimable(self.spares.take().await?))
+    }
+
+    async fn resume(&self, binding: &str, from: &Path, claim: ClaimSpec) -> Result<DynSandbox, BoxError> {
+        let resumed = self.engine.resume(&self.spec, binding, from, claim).await;
+        Ok(self.claimable(resumed?))
     }
 
     fn refill(&self) {
-        self.0.refill();
+        self.spares.refill();
     }
 }
 
-struct Claimable(Sandbox);
+struct Claimable(Sandbox, Arc<Engine>);
 
 #[async_trait]
 impl SessionSandbox for Claimable {
@@ -157,6 +176,11 @@ impl SessionSandbox for Claimable {
 
     async fn exited(&self) -> String {
         self.0.exited().await.to_string()
+    }
+
+    async fn suspend(self: Box<Self>, binding: &str, disk: &Path, to: &Path) -> Result<ByteSize, BoxError> {
+        let Self(sandbox, engine) = *self;
+        Ok(engine.suspend(sandbox, binding, disk, to).await?)
     }
 
     async fn kill(self: Box<Self>) -> Vec<String> {

@@ -217,7 +217,10 @@ async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> R
     // anew since.
     let warmed = shared.warmed.take(key).filter(|(base, _)| *base == row.base);
     let pool = warmed.map_or_else(|| pool(shared, key, image), |(_, pool)| pool);
-    pool.refill();
+    // A session that goes on with its memory needs no clone.
+    if row.memory.is_none() || isolation == Isolation::Call {
+        pool.refill();
+    }
     Ok(Session::new(shared.clone(), lease, row, isolation, pool))
 }
 
@@ -227,6 +230,7 @@ pub(crate) fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>) -> DynP
         size: shared.config.size,
         group: group(key),
         purpose: format!("session {}", key.session),
+        suspendable: shared.config.isolation == Isolation::Session && shared.config.keep_memory.0 > 0,
     })
 }
 
@@ -314,16 +318,7 @@ fn make(shared: &Shared, lease: &Lease, key: &SessionKey) -> Result<(SessionRow,
 }
 
 fn check_floor(config: &SessionsConfig, dir: &DataDir) -> Result<(), SessionsError> {
-    let space = rustix::fs::statvfs(dir.root()).map_err(|source| {
-        SessionsError::Store(StoreError::File {
-            step: "statfs",
-            path: dir.root().to_owned(),
-            source: source.into(),
-        })
-    })?;
-    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
-    let total = ByteSize(space.f_blocks.saturating_mul(space.f_frsize));
-    let floor = config.floor.unwrap_or_else(|| default_floor(total));
+    let (free, floor) = free_and_floor(config, dir)?;
     if free < floor {
         return Err(SessionsError::NoSpace {
             path: dir.root().to_owned(),
@@ -332,6 +327,21 @@ fn check_floor(config: &SessionsConfig, dir: &DataDir) -> Result<(), SessionsErr
         });
     }
     Ok(())
+}
+
+/// What is free of the data folder's file system, and what has to be before anything new is put there.
+pub(crate) fn free_and_floor(
+    config: &SessionsConfig,
+    dir: &DataDir,
+) -> Result<(ByteSize, ByteSize), StoreError> {
+    let space = rustix::fs::statvfs(dir.root()).map_err(|source| StoreError::File {
+        step: "statfs",
+        path: dir.root().to_owned(),
+        source: source.into(),
+    })?;
+    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
+    let total = ByteSize(space.f_blocks.saturating_mul(space.f_frsize));
+    Ok((free, config.floor.unwrap_or_else(|| default_floor(total))))
 }
 
 /// The image that a session's disk is an overlay over.

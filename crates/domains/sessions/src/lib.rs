@@ -30,6 +30,7 @@
 //! | VM | a fresh clone for each call | one from the first call to the close |
 //! | shell | saved on the session disk, restored | lives on |
 //! | background processes | ended with the call, and the result says so | live on |
+//! | memory | never kept | suspended at the close, resumed at the next item's first call ([`memory`]) |
 //!
 //! [`Platform`] is the seam to sandboxes and images; the tests put a fake behind it.
 
@@ -38,6 +39,7 @@ mod copy;
 mod engine;
 mod factory;
 mod hands;
+mod memory;
 mod outcome;
 pub mod pack;
 mod platform;

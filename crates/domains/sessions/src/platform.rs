@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{FileStat, Tool, ToolResult};
-use omnirun_ids::{Digest, TemplateName};
+use omnirun_ids::{ByteSize, Digest, TemplateName};
 use omnirun_images::Image;
 use omnirun_sandboxes::{ClaimSpec, SandboxSize, SandboxSpec};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -43,6 +43,9 @@ pub trait Platform: Send + Sync {
 pub trait SandboxPool: Send + Sync {
     /// A clone that is awake and nobody's: a spare one, or one made now.
     async fn take(&self) -> Result<DynSandbox, BoxError>;
+
+    /// Goes on with a sandbox that was suspended for this binding into that folder, which is used up, also if this fails.
+    async fn resume(&self, binding: &str, from: &Path, claim: ClaimSpec) -> Result<DynSandbox, BoxError>;
 
     /// A good time to make a spare one. Returns at once.
     fn refill(&self);
@@ -119,6 +122,10 @@ pub trait SessionSandbox: Send + Sync {
 
     /// Resolves when the VM is gone, whatever way. Cancel-safe.
     async fn exited(&self) -> String;
+
+    /// Ends the VM in such a way that it can go on later: what it was is in the folder `to` then, bound to these words and
+    /// to the session disk at this path as it is now. Says how many bytes that takes. It ends also if that fails.
+    async fn suspend(self: Box<Self>, binding: &str, disk: &Path, to: &Path) -> Result<ByteSize, BoxError>;
 
     /// Ends the VM, waits until its VMM is dead and its things are removed, and says what was removed.
     async fn kill(self: Box<Self>) -> Vec<String>;

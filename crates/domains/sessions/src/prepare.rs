@@ -89,6 +89,8 @@ impl Preparer {
         let sandbox = taken.map_err(PrepareError::Sandbox)?;
         lap(&mut timings, "take", start);
 
+        // From here on the disk is no longer what a memory of it knows.
+        self.drop_memory().await?;
         let start = Instant::now();
         let disk = self.disk().await?;
         let mut row = self.row.lock().await;
@@ -152,7 +154,7 @@ impl Preparer {
 
     /// The disk, once no other VM has it. A VM of this process has just been waited for; one that a dead process left
     /// is ended here.
-    async fn disk(&self) -> Result<AttachedDisk, PrepareError> {
+    pub(crate) async fn disk(&self) -> Result<AttachedDisk, PrepareError> {
         let start = Instant::now();
         let mut taken_over = false;
         loop {

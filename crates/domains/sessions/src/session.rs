@@ -81,10 +81,18 @@ impl Session {
         if self.sandbox.is_some() {
             return Ok(());
         }
-        let ready = self.preparer.ready().await?;
+        let resumed = match self.isolation {
+            Isolation::Session => self.preparer.resumed().await?,
+            Isolation::Call => None,
+        };
+        let goes_on = resumed.is_some();
+        let ready = match resumed {
+            Some(ready) => ready,
+            None => self.preparer.ready().await?,
+        };
         timings.extend(ready.timings.iter().copied());
         self.sandbox = Some(ready);
-        if self.live_shell {
+        if self.live_shell && !goes_on {
             self.note = Some(outcome::RESTARTED.to_owned());
         }
         let lives = self.isolation == Isolation::Session;
@@ -276,7 +284,14 @@ impl Hands for Session {
             && let Some(ready) = self.sandbox.as_ref().filter(|_| !self.running)
         {
             // What background processes have written since the last call. A VM that does not answer is ended anyway.
-            let _ = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
+            let synced = tokio::time::timeout(SYNC, ready.sandbox.sync()).await;
+            if self.isolation == Isolation::Session
+                && self.shared.config.keep_memory.0 > 0
+                && matches!(synced, Ok(Ok(())))
+                && let Some(ready) = self.sandbox.take()
+            {
+                self.preparer.suspend(ready.sandbox).await;
+            }
         }
         let mut said = self.end_all().await;
         let Self {

@@ -72,6 +72,10 @@ pub(crate) fn begin(shared: &Arc<Shared>, key: &SessionKey) {
 
 fn fill(shared: &Shared, key: &SessionKey) -> Option<Weak<dyn crate::SandboxPool>> {
     let row = shared.store.get(&SessionHash::of(key)).ok().flatten();
+    // It goes on with that, or says so when it is opened.
+    if row.as_ref().is_some_and(|row| row.memory.is_some()) {
+        return None;
+    }
     let image = match row.filter(|row| row.state == SessionState::Ready) {
         Some(row) => image_of(shared.platform.as_ref(), &row).ok()?,
         None => shared.platform.image(&shared.config.template).ok()?,

@@ -59,7 +59,7 @@ pub struct Timing {
     pub held: Duration,
     /// Between two looks at whether it has let go.
     pub held_every: Duration,
-    /// How long closing the hands may take when an item winds down.
+    /// How long closing the hands may take when an item winds down; a session's memory may be written then.
     pub close: Duration,
     /// How long confirming an item's end may take.
     pub stop: Duration,
@@ -88,7 +88,7 @@ impl Default for Timing {
             cancel: secs(10),
             held: secs(45),
             held_every: secs(1),
-            close: secs(10),
+            close: secs(30),
             stop: secs(30),
             pace: 1.0,
         }

@@ -14,10 +14,13 @@ const BUSY: Duration = Duration::from_secs(20);
 
 /// What takes a database from one version to the next: element 0 from nothing to version 1. Released elements never
 /// change.
-const MIGRATIONS: [&[&str]; 1] = [&[
-    include_str!("schema/vms.sql"),
-    include_str!("sessions/schema.sql"),
-]];
+const MIGRATIONS: [&[&str]; 2] = [
+    &[
+        include_str!("schema/vms.sql"),
+        include_str!("sessions/schema.sql"),
+    ],
+    &[include_str!("sessions/memory.sql")],
+];
 
 /// The database of a data folder. Cheap to clone; a clone is the same connection.
 ///
@@ -162,7 +165,7 @@ mod tests {
             .unwrap()
             .join(";\n")
             + ";\n";
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/schema-v1.sql");
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/schema-v2.sql");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(golden, &sql).unwrap();
         }

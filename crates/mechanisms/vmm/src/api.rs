@@ -73,7 +73,7 @@ pub struct BootSpec {
 }
 
 /// A clone.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CloneSpec {
     /// Whose VM it is.
     pub identity: VmIdentity,
@@ -85,6 +85,11 @@ pub struct CloneSpec {
     pub memory: Arc<OwnedFd>,
     /// Device state of the snapshot, opened for reading.
     pub state: Arc<OwnedFd>,
+    /// The session disk that the machine had when its snapshot was taken. None: it had none.
+    pub disk: Option<AttachDisk>,
+    /// Whether a snapshot of the clone is to cost by what it has written, where the VMM can count that. It is right
+    /// either way.
+    pub tracked: bool,
 }
 
 /// A session disk to attach.
@@ -97,10 +102,10 @@ pub struct AttachDisk {
     pub bytes: u64,
 }
 
-/// The files that [`Vm::snapshot`] writes.
+/// The files that [`Vm::snapshot`] writes. Together they are the whole machine: what it was cloned from may go.
 #[derive(Debug, Clone)]
 pub struct DeviceState {
-    /// Guest memory, sparse.
+    /// Guest memory, sparse. Without any data if the driver has written it beside the devices' state.
     pub memory: PathBuf,
     /// Everything else.
     pub state: PathBuf,
@@ -260,7 +265,7 @@ pub trait Vm: Send + Sync {
     /// Lets the virtual CPUs run. After a pause a connection to the agent may have ended, and is to be made anew.
     async fn resume(&self) -> Result<(), VmmError>;
 
-    /// Writes memory and device state of a **paused** machine to the files, whole and fsynced.
+    /// Writes memory and device state of a **paused** machine, booted or cloned, to the files, whole and fsynced.
     async fn snapshot(&self, to: &DeviceState) -> Result<(), VmmError>;
 
     /// Puts the session disk behind the machine's second drive, on a paused or running machine. The guest sees a

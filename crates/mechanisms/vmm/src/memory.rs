@@ -114,6 +114,12 @@ fn save_pages(file: &OwnedFd, bytes: &[u8], at: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a file has no data at all: it stands for memory that nothing was written to.
+pub(crate) fn is_empty(file: &OwnedFd) -> io::Result<bool> {
+    let bytes = rustix::fs::fstat(file)?.st_size.unsigned_abs();
+    Ok(data(file.as_fd(), bytes).next().transpose()?.is_none())
+}
+
 /// Makes a file that only its owner may write, and nobody through it once it is closed.
 pub(crate) fn create(path: &Path) -> Result<OwnedFd, VmmError> {
     // Readable for a VMM that opens a clone's memory by itself; who may come near is up to the folder.

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tiny::{Bench, alive, alive_with, ends_at_once, needs_its_base, snapshot, status, until, waits_to_load};
+use tiny::{
+    Bench, alive, alive_with, ends_at_once, goes_on_with_its_disk, needs_its_base, snapshot, status, until,
+    waits_to_load,
+};
 
 async fn qemu() -> Arc<dyn Vmm> {
     omnirun_vmm::detect(DriverChoice::Qemu, None, &std::env::temp_dir())
@@ -106,6 +109,14 @@ async fn futures_join(vmm: &dyn Vmm, specs: [CloneSpec; 3]) -> [Box<dyn Vm>; 3] 
     let [a, b, c] = specs;
     let (a, b, c) = tokio::join!(vmm.restore(a), vmm.restore(b), vmm.restore(c));
     [a.expect("a clone"), b.expect("a clone"), c.expect("a clone")]
+}
+
+#[tokio::test]
+async fn a_clone_goes_on_from_a_snapshot_of_its_own() {
+    let bench = Bench::new();
+    let vmm = qemu().await;
+    let files = snapshot(&bench, &*vmm).await;
+    goes_on_with_its_disk(&bench, &*vmm, files, true).await;
 }
 
 #[tokio::test]

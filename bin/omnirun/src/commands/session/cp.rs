@@ -15,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Copy a file or folder out of an idle session, or into one.
 ///
 /// One of the two is SESSION:PATH; a path that does not begin with / is relative to the session's working directory.
-/// It goes through the agent of a sandbox: the host never reads a session's disk itself.
+/// It goes through the agent of a sandbox: the host never reads a session's disk itself. The memory that an idle session
+/// keeps for its next work item is dropped by that.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  omnirun session cp sesn_01Xy:report.md .\n  omnirun session cp data.csv sesn_01Xy:inputs/"
@@ -97,7 +98,15 @@ pub async fn run(global: &Global, sessions: &Sessions, args: Args) -> anyhow::Re
     }
     match done {
         Err(signal) => Ok(ExitCode::from(signal)),
-        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Ok(())) => {
+            if row.memory.is_some() {
+                output::say(format_args!(
+                    "omnirun: the memory of session {} is dropped: its disk was in use without it",
+                    row.key.session
+                ));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Ok(Err(CopyError::Agent {
             step,
             message,

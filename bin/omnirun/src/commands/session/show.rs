@@ -39,7 +39,7 @@ pub fn list(sessions: &Sessions, json: bool) -> anyhow::Result<ExitCode> {
             row.key.session.to_string(),
             row.key.environment.to_string(),
             row.template.to_string(),
-            ByteSize(allocated(&sessions.folder(&row.hash))).to_string(),
+            ByteSize(allocated(&sessions.folder(&row.hash)) + sessions.memory_bytes(&row.hash)).to_string(),
             sessions.call_count(&row.hash)?.to_string(),
             ago(row.used_ms),
             state(sessions, row)?,
@@ -78,6 +78,16 @@ pub fn one(sessions: &Sessions, row: &SessionRow, json: bool) -> anyhow::Result<
                 ByteSize(row.disk_bytes),
                 folder.display()
             ),
+        ),
+        (
+            "memory",
+            match row.memory {
+                Some(_) => format!(
+                    "{} kept for the next work item",
+                    ByteSize(sessions.memory_bytes(&row.hash))
+                ),
+                None => "not kept".to_owned(),
+            },
         ),
         ("created", time(row.created_ms)),
         (
@@ -120,6 +130,7 @@ fn facts(sessions: &Sessions, row: &SessionRow) -> anyhow::Result<Value> {
         "origin": row.key.origin, "template": row.template, "base": row.base, "user": row.user,
         "state": row.state.as_str(), "held_by": holder, "disk_bytes": row.disk_bytes,
         "allocated_bytes": allocated(&sessions.folder(&row.hash)), "call_count": sessions.call_count(&row.hash)?,
+        "memory_bytes": row.memory.as_ref().map(|_| sessions.memory_bytes(&row.hash)),
         "seed": row.seed.as_str(), "created": time(row.created_ms), "last_use": time(row.used_ms),
         "kept_until": time(row.expires_ms()),
     }))
@@ -146,6 +157,7 @@ fn word(call: &CallRow) -> &'static str {
 fn state(sessions: &Sessions, row: &SessionRow) -> anyhow::Result<String> {
     Ok(match (row.state, sessions.holder(&row.hash)?) {
         (_, Some(holder)) => format!("in use (pid {})", holder.pid),
+        (SessionState::Ready, None) if row.memory.is_some() => "idle, memory kept".to_owned(),
         (SessionState::Ready, None) => "idle".to_owned(),
         // The next sweep removes both.
         (SessionState::New, None) => "half-made".to_owned(),

@@ -123,6 +123,7 @@ impl Bench {
             size: SIZE,
             group: IsolationGroup::local(),
             purpose: "omnirun setup".to_owned(),
+            suspendable: false,
         };
         let booted = engine.try_boot(&spec).await;
         // No owner of VMs any more when the old version is put aside: it would be kept for us.

@@ -135,6 +135,10 @@ pub struct ServeArgs {
     /// How long a session's disk stays after its last use.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
     pub keep: Duration,
+    /// With --isolation session: disk space for the memory of idle sessions, so that the next work item finds shell and
+    /// background processes as they were; 0 keeps none.
+    #[arg(long, value_name = "SIZE", default_value = "8G", env = "OMNIRUN_KEEP_MEMORY")]
+    pub keep_memory: ByteSize,
     /// A folder that each new session finds a copy of in /workspace.
     #[arg(long, value_name = "DIR", env = "OMNIRUN_SEED")]
     pub seed: Option<PathBuf>,
@@ -165,6 +169,7 @@ impl ServeArgs {
             size: self.size(),
             disk: self.disk,
             keep: self.keep,
+            keep_memory: self.keep_memory,
             seed: self.seed.clone(),
             ..SessionsConfig::new(self.template.clone())
         };
@@ -179,6 +184,7 @@ impl ServeArgs {
             size: self.size(),
             group: isolation_group(&connection.client.origin(), &connection.environment),
             purpose: "omnirun worker".to_owned(),
+            suspendable: false,
         };
         host.engine.prepare(&spec).await?;
         Ok(())

@@ -79,11 +79,14 @@ impl Agent {
     }
 
     fn wake(&mut self, request: &omnirun_guest_proto::message::Wake) -> Result<Reply, Failure> {
-        let Some(machine) = self.machine.as_ref().filter(|_| self.stage == Stage::Asleep) else {
-            return Err(Failure::new(ErrorKind::State, "awake already"));
-        };
-        wake::wake(machine, request)?;
-        self.stage = Stage::Awake;
+        match (&self.machine, self.stage) {
+            (Some(machine), Stage::Asleep) => {
+                wake::wake(machine, request)?;
+                self.stage = Stage::Awake;
+            }
+            (Some(machine), Stage::Claimed) if request.hostname.is_empty() => wake::again(machine, request)?,
+            _ => return Err(Failure::new(ErrorKind::State, "awake already")),
+        }
         Ok(done())
     }
 

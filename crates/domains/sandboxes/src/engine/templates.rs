@@ -19,7 +19,7 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How often a snapshot is opened that changes or goes meanwhile.
 const OPENINGS: usize = 3;
 /// Appended to the driver's own kernel command line.
-const CMDLINE: &str = "";
+pub(super) const CMDLINE: &str = "";
 
 impl Inner {
     pub(crate) async fn prepare(&self, spec: &SandboxSpec) -> Result<Arc<Template>, EngineError> {

@@ -7,11 +7,16 @@ use omnirun_guest_client::{
     message::{Claim as ClaimRequest, EnvVar, Wake},
 };
 use omnirun_ids::SandboxId;
-use omnirun_vmm::{ChannelStream, VmmError};
+use omnirun_vmm::{ChannelStream, Vm, VmmError};
 use std::{
     future::Future,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+/// The first answer of a clone takes 20 ms, under emulation and load seconds. After this it is hung.
+pub(super) const WAKE_LIMIT: Duration = Duration::from_secs(30);
+/// How often a clone is dialled whose connection ends before it has answered.
+const DIALS: u32 = 3;
 
 pub(crate) fn vmm_error(id: &SandboxId, step: &'static str, source: VmmError) -> EngineError {
     EngineError::Vmm {
@@ -45,6 +50,27 @@ pub(crate) async fn connect(
                 source,
             },
         })
+}
+
+/// Dials the agent of a clone that is being resumed, and exchanges prefaces with it.
+///
+/// A restored guest resets the connections of its vsock as one of its first acts, which may take the new one along
+/// (Firecracker's documentation of snapshots, "Vsock device reset"). Nothing was asked yet, so it is dialled again.
+pub(super) async fn greet(id: &SandboxId, vm: &dyn Vm) -> Result<GuestClient, EngineError> {
+    let mut dials = 1;
+    loop {
+        let stream = vm
+            .channel()
+            .await
+            .map_err(|source| vmm_error(id, "open the channel", source))?;
+        match connect(id, stream, WAKE_LIMIT).await {
+            Err(EngineError::Guest {
+                source: ClientError::Closed,
+                ..
+            }) if dials < DIALS => dials += 1,
+            greeted => return greeted,
+        }
+    }
 }
 
 /// A call to the guest, with a bound: nothing waits for a guest without one.

@@ -1,41 +1,31 @@
 //! The owner task of a clone.
 
 use super::{
-    ClaimAnswer, Context, Msg, Order, Owned, Stop, Woken,
-    calls::{bounded, claim_request, connect, realtime_ns, vmm_error, wake_request},
+    Context, Msg, Order, Owned, Stop, Woken,
+    calls::{WAKE_LIMIT, bounded, greet, realtime_ns, vmm_error, wake_request},
     draw_id,
+    suspend::wake_again,
 };
 use crate::{
     EngineError,
-    sandbox::{Begun, First, Shared},
+    sandbox::{First, Shared},
     snapshot::Template,
-    spec::ClaimSpec,
+    spec::SandboxSpec,
     teardown::TeardownReport,
     timings::Timings,
 };
-use omnirun_guest_client::{
-    ClientError, GuestClient,
-    message::{Claimed, Wake},
-};
-use omnirun_ids::SandboxId;
+use omnirun_guest_client::{GuestClient, message::Wake};
 use omnirun_store::VmState;
-use omnirun_vm_machine::{Admission, Event, Kind, Request, Why};
-use omnirun_vmm::{AttachDisk, CloneSpec, Vm, VmmError};
+use omnirun_vm_machine::{Event, Kind, Why};
+use omnirun_vmm::{AttachDisk, CloneSpec, VmmError};
 use std::{
-    future::Future,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The first answer of a clone takes 20 ms, under emulation and load seconds. After this it is hung.
-const WAKE_LIMIT: Duration = Duration::from_secs(30);
-/// A claim mounts the session disk and replays its journal.
-const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 /// The step in which a VMM says whether it takes a snapshot.
 pub(crate) const RESTORE: &str = "restore the snapshot";
-/// How often a clone is dialled whose connection ends before it has answered.
-const DIALS: u32 = 3;
 /// The step before it, which is no fault of the snapshot's.
 const PREPARE: &str = "start a VMM";
 /// The step in which a process waits to load one.
@@ -43,36 +33,18 @@ const WAIT: &str = "wait for an order";
 /// Requests to an owner task that may wait. Each holder of a handle has one under way; more is a mistake.
 const QUEUE: usize = 16;
 
-/// Dials the agent of a clone that is being resumed, and exchanges prefaces with it.
-///
-/// A restored guest resets the connections of its vsock as one of its first acts, which may take the new one along
-/// (Firecracker's documentation of snapshots, "Vsock device reset"). Nothing was asked yet, so it is dialled again.
-async fn greet(id: &SandboxId, vm: &dyn Vm) -> Result<GuestClient, EngineError> {
-    let mut dials = 1;
-    loop {
-        let stream = vm
-            .channel()
-            .await
-            .map_err(|source| vmm_error(id, "open the channel", source))?;
-        match connect(id, stream, WAKE_LIMIT).await {
-            Err(EngineError::Guest {
-                source: ClientError::Closed,
-                ..
-            }) if dials < DIALS => dials += 1,
-            greeted => return greeted,
-        }
-    }
-}
-
 /// The owner task of a clone, not yet started.
 pub(crate) struct CloneTask {
-    owned: Owned,
-    template: Arc<Template>,
+    pub(super) owned: Owned,
+    pub(super) template: Arc<Template>,
     purpose: String,
+    tracked: bool,
+    /// The disk of a sandbox that was suspended and goes on: it is somebody's already.
+    disk: Option<AttachDisk>,
     order: oneshot::Receiver<Box<Order>>,
     requests: mpsc::Receiver<Msg>,
     report: watch::Sender<Option<TeardownReport>>,
-    timings: Timings,
+    pub(super) timings: Timings,
     console: Arc<OnceLock<String>>,
 }
 
@@ -81,7 +53,8 @@ impl CloneTask {
     pub(crate) fn new(
         context: &Arc<Context>,
         template: Arc<Template>,
-        purpose: String,
+        spec: &SandboxSpec,
+        disk: Option<AttachDisk>,
     ) -> Result<(Self, Shared, oneshot::Sender<Box<Order>>), EngineError> {
         let id = draw_id()?;
         let (owned, ends) = Owned::new(context.clone(), id.clone(), Kind::Clone);
@@ -102,7 +75,9 @@ impl CloneTask {
         let task = Self {
             owned,
             template,
-            purpose,
+            purpose: spec.purpose.clone(),
+            tracked: spec.suspendable,
+            disk,
             order,
             requests,
             report,
@@ -119,7 +94,7 @@ impl CloneTask {
             Ok(woken) => {
                 let guest = woken.guest.clone();
                 if ready.is_some_and(|ready| ready.send(Ok(woken)).is_ok()) {
-                    self.serve(&guest).await
+                    self.serve(guest).await
                 } else {
                     // Whoever wanted it does not wait any more.
                     Why::Released
@@ -169,7 +144,13 @@ impl CloneTask {
             error,
         };
         self.owned.record(&self.purpose).map_err(fail)?;
-        let wake = wake_request(&id).map_err(fail)?;
+        let disk = self.disk.take();
+        let goes_on = disk.is_some();
+        let wake = match goes_on {
+            true => wake_again(),
+            false => wake_request(&id),
+        };
+        let wake = wake.map_err(fail)?;
         let state = self.template.open_state().map_err(|source| {
             fail(EngineError::File {
                 sandbox: id.clone(),
@@ -185,6 +166,8 @@ impl CloneTask {
             size: self.template.machine,
             memory: self.template.memory.clone(),
             state,
+            disk,
+            tracked: self.tracked,
         };
         let since = Instant::now();
         let vmm = self.owned.context.vmm.clone();
@@ -258,8 +241,16 @@ impl CloneTask {
         let Some(spec) = claim else {
             self.owned.step(waking).await?;
             timings.since("wake", since);
-            self.owned.apply(Event::Woken);
-            self.note_state(VmState::Pooled, Some(&purpose));
+            match goes_on {
+                true => {
+                    self.note_state(VmState::Claimed, Some(&purpose));
+                    self.gone_on(purpose);
+                }
+                false => {
+                    self.owned.apply(Event::Woken);
+                    self.note_state(VmState::Pooled, Some(&purpose));
+                }
+            }
             return Ok(Woken { guest, claimed: None });
         };
         let wake_timings = timings.clone();
@@ -281,7 +272,7 @@ impl CloneTask {
     }
 
     /// Serves requests until the end. Returns why it ends.
-    async fn serve(&mut self, guest: &GuestClient) -> Why {
+    async fn serve(&mut self, guest: GuestClient) -> Why {
         loop {
             let msg = tokio::select! {
                 biased;
@@ -291,7 +282,7 @@ impl CloneTask {
             match msg {
                 // Every handle is gone.
                 None => return Why::Released,
-                Some(Msg::Claim { spec, first, reply }) => match self.claim(guest, spec, *first).await {
+                Some(Msg::Claim { spec, first, reply }) => match self.claim(&guest, spec, *first).await {
                     Ok(answer) => {
                         let _ = reply.send(answer);
                     }
@@ -300,6 +291,11 @@ impl CloneTask {
                         return stop.why;
                     }
                 },
+                Some(Msg::Suspend { reply }) => {
+                    let (why, written) = self.suspend(guest).await;
+                    let _ = reply.send(written);
+                    return why;
+                }
                 Some(Msg::Memory { reply }) => {
                     if let Some(vm) = self.owned.vm() {
                         let _ = reply.send(vm.memory());
@@ -310,100 +306,6 @@ impl CloneTask {
                 }
             }
         }
-    }
-
-    /// A claim: a refusal leaves the sandbox as it is, a failure ends it.
-    async fn claim(
-        &mut self,
-        guest: &GuestClient,
-        spec: ClaimSpec,
-        first: First,
-    ) -> Result<ClaimAnswer, Stop> {
-        match self.owned.machine().admit(Request::Claim) {
-            Admission::Accept => {}
-            Admission::AlreadySo => return Ok(Err(EngineError::ShuttingDown)),
-            Admission::Denied(source) => {
-                let sandbox = self.owned.identity.sandbox.clone();
-                return Ok(Err(EngineError::Denied { sandbox, source }));
-            }
-        }
-        self.owned.apply(Event::ClaimBegun {
-            purpose: spec.purpose.clone(),
-        });
-        let claimed = self
-            .claim_steps(
-                guest,
-                spec,
-                first,
-                None::<std::future::Ready<Result<(), EngineError>>>,
-            )
-            .await?;
-        self.owned.apply(Event::ClaimDone);
-        Ok(Ok(claimed))
-    }
-
-    /// The claim's request is written, and behind it the first call's; the disk is attached while the guest takes them
-    /// in. The agent waits for the disk's size before it mounts.
-    async fn claim_steps(
-        &mut self,
-        guest: &GuestClient,
-        spec: ClaimSpec,
-        first: First,
-        waking: Option<impl Future<Output = Result<(), EngineError>>>,
-    ) -> Result<(Claimed, Begun), Stop> {
-        let timings = self.timings.clone();
-        let id = self.owned.identity.sandbox.clone();
-        let since = Instant::now();
-        let request = claim_request(&spec, &self.template);
-        let purpose = spec.purpose;
-        let disk = AttachDisk {
-            file: spec.disk,
-            bytes: spec.disk_bytes,
-        };
-        let (vms, name) = (self.owned.context.vms.clone(), id.clone());
-        let Some(vm) = self.owned.vm().cloned() else {
-            let error = EngineError::ShuttingDown;
-            return Err(Stop {
-                why: Why::Failed {
-                    step: "claim",
-                    reason: error.to_string(),
-                },
-                error,
-            });
-        };
-        let steps = async {
-            // Polled in this order, so the requests are written in this order.
-            let wake = async {
-                match waking {
-                    Some(waking) => waking.await,
-                    None => Ok(()),
-                }
-            };
-            let claim = async {
-                let claimed = bounded(&id, "claim the sandbox", CLAIM_LIMIT, guest.claim(request)).await;
-                timings.since("claim", since);
-                claimed
-            };
-            let begin = async {
-                first.begin(guest).await.map_err(|source| EngineError::Guest {
-                    sandbox: id.clone(),
-                    step: "take the first call",
-                    source,
-                })
-            };
-            let attach = async {
-                vm.attach_disk(disk)
-                    .await
-                    .map_err(|source| vmm_error(&id, "attach the session disk", source))?;
-                timings.since("attach", since);
-                // Durable before the claim is answered.
-                vms.set_state(&name, VmState::Claimed, Some(&purpose))
-                    .map_err(EngineError::from)
-            };
-            let ((), claimed, begun, ()) = tokio::try_join!(wake, claim, begin, attach)?;
-            Ok((claimed, begun))
-        };
-        self.owned.step(steps).await
     }
 
     /// For other processes to see; that it could not be written ends nothing.

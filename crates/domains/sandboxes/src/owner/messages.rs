@@ -1,5 +1,6 @@
 //! What a handle and an owner task say to each other.
 
+use super::suspend::Written;
 use crate::{
     EngineError,
     sandbox::{Begun, First},
@@ -39,6 +40,10 @@ pub(crate) enum Msg {
     /// How much memory the VMM has: proportional and private bytes.
     Memory {
         reply: oneshot::Sender<Result<(u64, u64), VmmError>>,
+    },
+    /// Write it to files, and end.
+    Suspend {
+        reply: oneshot::Sender<Result<Written, EngineError>>,
     },
     /// What the console said last.
     Console { reply: oneshot::Sender<String> },

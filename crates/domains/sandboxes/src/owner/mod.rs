@@ -16,15 +16,18 @@
 
 mod boot;
 mod calls;
+mod claim;
 mod clone;
 mod messages;
 mod registry;
+mod suspend;
 
 pub(crate) use boot::{ColdBoot, Started, failed, trial};
 pub(crate) use calls::{bounded, connect, vmm_error};
 pub(crate) use clone::{CloneTask, RESTORE};
 pub(crate) use messages::{Claim, ClaimAnswer, Msg, Order, Woken};
 pub(crate) use registry::Registry;
+pub(crate) use suspend::{Going, Written};
 
 use crate::{
     EngineError,

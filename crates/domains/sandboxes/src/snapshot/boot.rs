@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// For the guest to notice the end of the connection and to come to rest. There is no event for it.
-const SETTLE: Duration = Duration::from_millis(250);
+pub(crate) const SETTLE: Duration = Duration::from_millis(250);
 
 /// The owner task of a cold boot.
 struct BootTask {

@@ -7,7 +7,7 @@ use super::{
 };
 use hmac::{Hmac, KeyInit, Mac};
 use omnirun_store::Unfinished;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use std::{
     fs::{self, File},
@@ -16,6 +16,8 @@ use std::{
     path::Path,
 };
 
+/// What a template's manifest is authenticated with before its body.
+const LABEL: &str = "omnirun snapshot manifest\0";
 /// Format of the manifest.
 const VERSION: u32 = 1;
 /// A manifest is a page or so; more is not one.
@@ -120,58 +122,77 @@ impl Manifest {
     }
 
     pub(crate) fn seal(&self, key: &MacKey) -> Vec<u8> {
-        let body = serde_json::to_string(self).unwrap_or_default();
-        let mac = hex::encode(body_mac(key, &body).finalize().into_bytes());
-        serde_json::to_vec_pretty(&Sealed { body, mac }).unwrap_or_default()
+        seal(LABEL, self, key)
     }
 
     /// Reads a manifest. `Ok(None)`: there is none.
     pub(crate) fn read(path: &Path, name: &str, key: &MacKey) -> Result<Option<Self>, SnapshotError> {
-        let err = |step| {
-            move |source| SnapshotError::File {
-                step,
-                path: path.to_owned(),
-                source,
-            }
-        };
-        let damaged = |what: &str| SnapshotError::Damaged {
-            name: name.to_owned(),
-            what: what.to_owned(),
-        };
-        let file = match open_plain(path) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(damaged("its manifest is no plain file")),
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) if e.kind() == ErrorKind::NotADirectory => return Err(damaged("it is no folder")),
-            Err(e) => return Err(err("open")(e)),
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_MANIFEST)
-            .read_to_end(&mut bytes)
-            .map_err(err("read"))?;
-        let sealed: Sealed =
-            serde_json::from_slice(&bytes).map_err(|_| damaged("its manifest is not readable"))?;
-        let mac = hex::decode(&sealed.mac).map_err(|_| damaged("its manifest has no digest"))?;
-        body_mac(key, &sealed.body)
-            .verify_slice(&mac)
-            .map_err(|_| damaged("its manifest was not written with this data folder's key"))?;
-        // The same in other letters or with something around it is not what was written.
-        let written = serde_json::to_vec_pretty(&sealed).unwrap_or_default();
-        if written != bytes || hex::encode(mac) != sealed.mac {
-            return Err(damaged("its manifest is not as it was written"));
+        let manifest: Option<Self> = read_sealed(LABEL, path, name, key)?;
+        match manifest {
+            Some(manifest) if manifest.version != VERSION => Err(SnapshotError::Damaged {
+                name: name.to_owned(),
+                what: "its manifest is of another version".to_owned(),
+            }),
+            manifest => Ok(manifest),
         }
-        let manifest: Self =
-            serde_json::from_str(&sealed.body).map_err(|_| damaged("its manifest is of another version"))?;
-        if manifest.version != VERSION {
-            return Err(damaged("its manifest is of another version"));
-        }
-        Ok(Some(manifest))
     }
 }
 
-fn body_mac(key: &MacKey, body: &str) -> Hmac<Sha256> {
+/// What is written of a manifest. One of another kind, and so of another label, is none of this kind.
+pub(super) fn seal(label: &str, body: &impl Serialize, key: &MacKey) -> Vec<u8> {
+    let body = serde_json::to_string(body).unwrap_or_default();
+    let mac = hex::encode(body_mac(label, key, &body).finalize().into_bytes());
+    serde_json::to_vec_pretty(&Sealed { body, mac }).unwrap_or_default()
+}
+
+/// Reads what was sealed. `Ok(None)`: there is none.
+pub(super) fn read_sealed<T: DeserializeOwned>(
+    label: &str,
+    path: &Path,
+    name: &str,
+    key: &MacKey,
+) -> Result<Option<T>, SnapshotError> {
+    let err = |step| {
+        move |source| SnapshotError::File {
+            step,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let damaged = |what: &str| SnapshotError::Damaged {
+        name: name.to_owned(),
+        what: what.to_owned(),
+    };
+    let file = match open_plain(path) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Err(damaged("its manifest is no plain file")),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotADirectory => return Err(damaged("it is no folder")),
+        Err(e) => return Err(err("open")(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST)
+        .read_to_end(&mut bytes)
+        .map_err(err("read"))?;
+    let sealed: Sealed =
+        serde_json::from_slice(&bytes).map_err(|_| damaged("its manifest is not readable"))?;
+    let mac = hex::decode(&sealed.mac).map_err(|_| damaged("its manifest has no digest"))?;
+    body_mac(label, key, &sealed.body)
+        .verify_slice(&mac)
+        .map_err(|_| damaged("its manifest was not written with this data folder's key"))?;
+    // The same in other letters or with something around it is not what was written.
+    let written = serde_json::to_vec_pretty(&sealed).unwrap_or_default();
+    if written != bytes || hex::encode(mac) != sealed.mac {
+        return Err(damaged("its manifest is not as it was written"));
+    }
+    serde_json::from_str(&sealed.body)
+        .map(Some)
+        .map_err(|_| damaged("its manifest is of another version"))
+}
+
+fn body_mac(label: &str, key: &MacKey, body: &str) -> Hmac<Sha256> {
     let mut mac = key.mac();
-    mac.update(b"omnirun snapshot manifest\0");
+    mac.update(label.as_bytes());
     mac.update(body.as_bytes());
     mac
 }

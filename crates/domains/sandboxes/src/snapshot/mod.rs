@@ -6,6 +6,7 @@
 //!   manifest  the key, when it was made, and the record of each file                   [manifest]
 //!   store     snapshots/<key>/{memory,state,manifest.json}: load, verify, publish, evict  [store]
 //!   boot      the cold boot that makes one                                             [boot]
+//!   suspended  a sandbox's own snapshot, to go on from once                          [suspended]
 //!   Template  a snapshot opened by this process, ready to be cloned                    [template]
 //! ```
 //!
@@ -23,13 +24,14 @@ mod key;
 mod manifest;
 mod record;
 mod store;
+mod suspended;
 mod template;
 
 pub use key::SnapshotKey;
 pub use store::{SnapshotInfo, SnapshotLimits};
 pub use template::Template;
 
-pub(crate) use boot::make;
+pub(crate) use boot::{SETTLE, make};
 pub(crate) use found::{Found, Lookup};
 pub(crate) use store::SnapshotStore;
 

@@ -51,7 +51,7 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     data: DataDir,
     owner: OwnerId,
-    key: MacKey,
+    pub(super) key: MacKey,
     limits: SnapshotLimits,
 }
 
@@ -357,7 +357,7 @@ fn remove_all(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn write_manifest(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+pub(super) fn write_manifest(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
     write_atomic(path, bytes).map_err(unwrap_file)
 }
 

@@ -76,6 +76,10 @@ async fn answer(machine: &Arc<Machine>, end: &mut GuestEnd, call: u32, op: Op) -
             if let Err(fault) = machine.fault(Step::Wake).await {
                 return failed(fault);
             }
+            // Who has names keeps them.
+            if machine.seen(|seen| seen.goes_on) != wake.hostname.is_empty() {
+                return refused();
+            }
             machine.note(|seen| seen.wakes.push(wake));
             Some(Outcome::Done(Empty {}))
         }
@@ -91,7 +95,7 @@ async fn answer(machine: &Arc<Machine>, end: &mut GuestEnd, call: u32, op: Op) -
             Some(Outcome::Claimed(Claimed { fresh: true }))
         }
         Op::Exec(exec) => {
-            if machine.seen(|seen| seen.claims.is_empty()) {
+            if machine.seen(|seen| seen.claims.is_empty() && !seen.is_ready()) {
                 return refused();
             }
             machine.note(|seen| seen.execs += 1);
@@ -104,7 +108,7 @@ async fn answer(machine: &Arc<Machine>, end: &mut GuestEnd, call: u32, op: Op) -
             }))
         }
         Op::Tool(_) => {
-            if machine.seen(|seen| seen.claims.is_empty()) {
+            if machine.seen(|seen| seen.claims.is_empty() && !seen.is_ready()) {
                 return refused();
             }
             machine.note(|seen| seen.execs += 1);

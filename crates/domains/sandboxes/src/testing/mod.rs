@@ -55,6 +55,7 @@ pub fn spec() -> SandboxSpec {
         },
         group: IsolationGroup::local(),
         purpose: "test".into(),
+        suspendable: false,
     }
 }
 

@@ -84,6 +84,15 @@ pub struct Seen {
     pub execs: usize,
     /// Inode of the memory that it is a clone of.
     pub memory: Option<u64>,
+    /// Whether it had its disk before, and so was somebody's when its snapshot was taken.
+    pub goes_on: bool,
+}
+
+impl Seen {
+    /// Whether it was somebody's before it was suspended, and has been woken since.
+    pub(super) fn is_ready(&self) -> bool {
+        self.goes_on && !self.wakes.is_empty()
+    }
 }
 
 #[derive(Default)]
@@ -267,6 +276,10 @@ impl Prepared for FakePrepared {
             .map_err(|e| io("look at", Path::new("the memory"))(e.into()))?
             .st_ino;
         vm.machine.note(|seen| seen.memory = Some(memory));
+        if let Some(disk) = spec.disk {
+            vm.machine.note(|seen| seen.goes_on = true);
+            vm.machine.disk.send_replace(disk.bytes);
+        }
         vmm.lock().restored += 1;
         Ok(Box::new(vm))
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use omnirun_guest_proto::message::{Block, BlockKind, FileStat, Tool, ToolResult};
-use omnirun_ids::{Digest, TemplateName};
+use omnirun_ids::{ByteSize, Digest, TemplateName};
 use omnirun_images::{Image, Template};
 use omnirun_redact::Guest;
 use omnirun_sandboxes::{ClaimSpec, IsolationGroup, SandboxSize, SandboxSpec};
@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Fake {
     /// Pools handed out so far.
     pub pools: AtomicU32,
+    /// Times at which a spare could have been made.
+    pub refills: AtomicU32,
     /// Sandboxes made so far.
     pub made: AtomicU32,
     /// Claims that fail before one succeeds.
@@ -55,6 +57,9 @@ pub struct Fake {
     pub last_size: Mutex<Option<SandboxSize>>,
     /// Who the pools were for, one after the other.
     pub groups: Mutex<Vec<IsolationGroup>>,
+    /// Sandboxes that cannot be suspended, or resumed, before one can.
+    pub failing_suspends: AtomicU32,
+    pub failing_resumes: AtomicU32,
     /// Whether a sandbox has the disk.
     attached: Arc<AtomicBool>,
     /// Kills of the sandboxes that live, by number.
@@ -154,7 +159,35 @@ impl SandboxPool for FakePool {
         }))
     }
 
-    fn refill(&self) {}
+    async fn resume(&self, binding: &str, from: &Path, claim: ClaimSpec) -> Result<DynSandbox, BoxError> {
+        let memory = std::fs::read_to_string(from.join("memory"))?;
+        // Used up.
+        std::fs::remove_dir_all(from)?;
+        let (bound, id) = memory.split_once('\n').ok_or("no memory")?;
+        if bound != binding {
+            return Err("it is another one's".into());
+        }
+        let failing = &self.0.failing_resumes;
+        if failing.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err("it does not start".into());
+        }
+        assert!(!self.0.attached.swap(true, SeqCst), "two sandboxes have one disk");
+        let number = self.0.made.fetch_add(1, SeqCst) + 1;
+        let (gone, _) = watch::channel(false);
+        self.0.living.lock().unwrap().insert(number, gone.clone());
+        Ok(Box::new(FakeSandbox {
+            fake: self.0.clone(),
+            number,
+            id: id.to_owned(),
+            gone,
+            end_seen: Notify::new(),
+            disk: Mutex::new(Some(claim.disk)),
+        }))
+    }
+
+    fn refill(&self) {
+        self.0.refills.fetch_add(1, SeqCst);
+    }
 }
 
 struct FakeSandbox {
@@ -305,6 +338,17 @@ impl SessionSandbox for FakeSandbox {
         let _ = gone.wait_for(|gone| *gone).await;
         self.end_seen.notify_one();
         "exited".into()
+    }
+
+    async fn suspend(self: Box<Self>, binding: &str, disk: &Path, to: &Path) -> Result<ByteSize, BoxError> {
+        assert!(disk.exists());
+        let failing = &self.fake.failing_suspends;
+        if failing.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+            return Err("no".into());
+        }
+        std::fs::create_dir(to)?;
+        std::fs::write(to.join("memory"), format!("{binding}\n{}", self.id))?;
+        Ok(ByteSize(4096))
     }
 
     async fn kill(self: Box<Self>) -> Vec<String> {

@@ -3,6 +3,7 @@
 mod copying;
 mod fake;
 mod lives;
+mod memory;
 mod modes;
 
 use crate::{
@@ -30,6 +31,7 @@ impl Host {
         let config = SessionsConfig {
             isolation,
             floor: Some(ByteSize(0)),
+            keep_memory: ByteSize(0),
             ..SessionsConfig::new("default".parse().unwrap())
         };
         Self {

@@ -3,6 +3,7 @@
 //! ```text
 //!   sessions/<hash>/lease      held with flock by the process that serves the session       [lease]
 //!   sessions/<hash>/disk.raw   the session disk, 0600; locked by whoever has it attached    [disk]
+//!   sessions/<hash>/memory/    its VM's memory, between two work items                      [memory]
 //!   table sessions             what the disk is an overlay over, last use, retention        [record]
 //!   table calls                started -> finished -> posted                                [journal]
 //! ```
@@ -17,6 +18,7 @@
 mod disk;
 mod journal;
 mod lease;
+mod memory;
 mod record;
 mod removal;
 

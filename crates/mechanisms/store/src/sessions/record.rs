@@ -106,6 +106,8 @@ pub struct SessionRow {
     pub seed: Seed,
     /// Whether a VM holds, or held, the shell's state in memory.
     pub live_shell: bool,
+    /// The generation of its memory, if that is kept.
+    pub memory: Option<String>,
     /// When it was made, ms since the epoch.
     pub created_ms: i64,
     /// When it was last used, ms since the epoch.
@@ -122,7 +124,7 @@ impl SessionRow {
 }
 
 const COLUMNS: &str = "hash, origin, environment, session, state, template, base, disk_bytes, user, seed, live_shell, \
-                       created_ms, used_ms, keep_ms";
+                       created_ms, used_ms, keep_ms, memory";
 
 impl Sessions {
     /// The record of a session.
@@ -180,6 +182,7 @@ impl Sessions {
             user: new.user.clone(),
             seed: if new.seed { Seed::Due } else { Seed::None },
             live_shell: false,
+            memory: None,
             created_ms: now_ms(),
             used_ms: now_ms(),
             keep_ms: millis(keep),
@@ -187,7 +190,7 @@ impl Sessions {
         self.db.with("record a session", |c| {
             c.execute(
                 &format!(
-                    "INSERT INTO sessions ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)"
+                    "INSERT INTO sessions ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
                 ),
                 params![
                     row.hash.as_str(),
@@ -204,6 +207,7 @@ impl Sessions {
                     row.created_ms,
                     row.used_ms,
                     row.keep_ms,
+                    row.memory,
                 ],
             )
         })?;
@@ -299,6 +303,7 @@ fn row(r: &Row<'_>) -> rusqlite::Result<SessionRow> {
         created_ms: r.get(11)?,
         used_ms: r.get(12)?,
         keep_ms: r.get(13)?,
+        memory: r.get(14)?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Removing sessions: on request, after their retention time, and what was left half-made or half-removed.
 //!
-//! The order makes each step repeatable: mark, disk, record (and journal), lease file, folder. Whoever dies half-way
+//! The order makes each step repeatable: mark, memory, disk, record (and journal), lease file, folder. Whoever dies half-way
 //! leaves a session that says so, and the next pass goes on.
 
 use super::{Lease, SessionHash, SessionState, Sessions, allocated, disk::remove_file, record};
@@ -28,6 +28,8 @@ impl Sessions {
         let name = row.map_or_else(|| hash.to_string(), |row| row.key.session.to_string());
         self.set_state(&lease, SessionState::Removing)?;
 
+        let memory = ByteSize(self.memory_bytes(&hash));
+        let had_memory = self.drop_memory(&lease)?;
         let size = ByteSize(allocated(lease.folder()));
         let had_disk = self.disk_path(&hash).exists();
         remove_file(&lease.folder().join("disk.raw.new"))?;
@@ -50,11 +52,14 @@ impl Sessions {
             _ => {}
         }
         drop(lease);
-        Ok(if had_disk {
-            vec![format!("disk of session {name} ({size})")]
-        } else {
-            Vec::new()
-        })
+        let mut said = Vec::new();
+        if had_disk {
+            said.push(format!("disk of session {name} ({size})"));
+        }
+        if had_memory {
+            said.push(format!("memory of session {name} ({memory})"));
+        }
+        Ok(said)
     }
 
     /// One pass over all sessions: removes those whose time is over, and what a killed process left half-made or

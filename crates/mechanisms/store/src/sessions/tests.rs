@@ -279,3 +279,37 @@ fn expiry_does_not_overflow() {
     store.touch(&lease, Duration::MAX).unwrap();
     assert!(store.get(lease.hash()).unwrap().unwrap().expires_ms() > now_ms());
 }
+
+#[test]
+fn a_memory_is_taken_once_and_goes_with_its_session() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    let lease = ready(&store, "sesn_1");
+    let hash = lease.hash().clone();
+    let keep = |generation| {
+        let folder = store.memory_folder(&hash);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("memory"), [1; 5000]).unwrap();
+        store.set_memory(&lease, generation).unwrap();
+    };
+    assert_eq!(store.take_memory(&lease).unwrap(), None);
+    keep("one");
+    assert!(store.memory_bytes(&hash) >= 5000);
+    // By whoever comes, once.
+    let other = fixture.open();
+    assert_eq!(other.get(&hash).unwrap().unwrap().memory.as_deref(), Some("one"));
+    assert_eq!(other.take_memory(&lease).unwrap().as_deref(), Some("one"));
+    assert_eq!(store.take_memory(&lease).unwrap(), None);
+    // What is left in the folder is rubbish, and goes.
+    assert!(!store.drop_memory(&lease).unwrap() && !store.memory_folder(&hash).exists());
+    keep("two");
+    assert!(store.drop_memory(&lease).unwrap() && !store.memory_folder(&hash).exists());
+    keep("three");
+    let removed = store.remove(lease).unwrap();
+    assert_eq!(removed.len(), 2, "{removed:?}");
+    assert!(
+        removed[1].starts_with("memory of session sesn_1 ("),
+        "{removed:?}"
+    );
+    assert!(!store.folder(&hash).exists());
+}

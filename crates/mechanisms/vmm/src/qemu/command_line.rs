@@ -37,6 +37,8 @@ pub(super) enum Begin {
     Boot(String),
     /// A device state ([`Fd::First`]), to be loaded by command.
     Incoming,
+    /// The same, and the memory comes with it: what is in [`Fd::Memory`] is of no use.
+    Whole,
 }
 
 /// Node and filter names that the driver's later commands use.
@@ -93,18 +95,18 @@ pub(super) fn build(
         "-m",
         &size.memory_mib.to_string(),
     ]);
-    let share = match begin {
-        Begin::Boot(_) => "share=on",
-        Begin::Incoming if release >= READONLY_MEMORY => "share=off,readonly=on,rom=off",
-        Begin::Incoming => "share=off",
-    };
     let memory = Fd::Memory as i32;
+    let file = |share| format!("memory-backend-file,mem-path=/proc/self/fd/{memory},{share}");
+    let backend = match begin {
+        Begin::Boot(_) => file("share=on"),
+        Begin::Incoming if release >= READONLY_MEMORY => file("share=off,readonly=on,rom=off"),
+        Begin::Incoming => file("share=off"),
+        // A page of a mapped file would be there twice once it is loaded.
+        Begin::Whole => "memory-backend-ram,share=off".to_owned(),
+    };
     add(&[
         "-object",
-        &format!(
-            "memory-backend-file,id=ram,size={}M,mem-path=/proc/self/fd/{memory},prealloc=off,{share}",
-            size.memory_mib
-        ),
+        &format!("{backend},id=ram,size={}M,prealloc=off", size.memory_mib),
     ]);
     add(&[
         "-chardev",
@@ -165,7 +167,7 @@ pub(super) fn build(
             ]);
         }
         // -S: a machine that was snapshot while it ran would run at once.
-        Begin::Incoming => add(&["-S", "-incoming", "defer"]),
+        Begin::Incoming | Begin::Whole => add(&["-S", "-incoming", "defer"]),
     }
     args
 }

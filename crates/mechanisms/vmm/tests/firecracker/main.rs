@@ -24,7 +24,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tiny::{Bench, Files, alive, alive_with, ends_at_once, needs_its_base, status, until, waits_to_load};
+use tiny::{
+    Bench, Files, alive, alive_with, ends_at_once, goes_on_with_its_disk, needs_its_base, status, until,
+    waits_to_load,
+};
 
 /// The driver; `None`, with a word, where it cannot be.
 async fn driver() -> Option<Firecracker> {
@@ -182,6 +185,21 @@ async fn a_snapshot_that_lost_its_name_is_still_cloned_and_a_clone_is_snapshot()
     vm.resume().await.expect("it resumes");
     until("it runs", || vm.console_tail().contains("...")).await;
     ends_at_once(&*vm).await;
+}
+
+#[tokio::test]
+async fn a_clone_goes_on_from_a_snapshot_of_its_own() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    for tracked in [true, false] {
+        let files = snapshot(&bench, &vmm).await;
+        let first = fs::read(bench.path("memory")).expect("the memory");
+        goes_on_with_its_disk(&bench, &vmm, files, tracked).await;
+        // Its guest writes to no memory of its own: what was written is what the devices have in there.
+        let last = fs::read(bench.path("memory_2")).expect("the memory");
+        let differ = first.chunks(4096).zip(last.chunks(4096)).filter(|(a, b)| a != b);
+        assert!(differ.count() < 64, "tracked: {tracked}");
+    }
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@
 //! instructions mean the same in 64 bits.
 
 use omnirun_ids::SandboxId;
-use omnirun_vmm::{BootSpec, CloneSpec, DeviceState, MachineSize, Vm, VmIdentity, Vmm, VmmError};
+use omnirun_vmm::{AttachDisk, BootSpec, CloneSpec, DeviceState, MachineSize, Vm, VmIdentity, Vmm, VmmError};
 use std::{
     fs::{self, File},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -124,6 +124,8 @@ impl Bench {
             size: SIZE,
             memory: Arc::clone(memory),
             state: Arc::clone(state),
+            disk: None,
+            tracked: false,
         }
     }
 }
@@ -152,6 +154,63 @@ pub async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> Files {
     vm.wait().await;
     let memory = vmm.open_memory(&to.memory).await.expect("the memory opens");
     (memory, Arc::new(File::open(&to.state).expect("the state").into()))
+}
+
+/// A clone with a session disk is snapshot and ended, and goes on from there with the disk in place, as often as one
+/// likes; also when what it was first cloned from is not there any more.
+pub async fn goes_on_with_its_disk(bench: &Bench, vmm: &dyn Vmm, files: Files, tracked: bool) {
+    let (name, bytes) = (format!("disk_{}", fresh()), 64 << 20);
+    let open = || {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false);
+        let file = file.open(bench.path(&name)).expect("the disk");
+        file.set_len(bytes).expect("sized");
+        AttachDisk {
+            file: file.into(),
+            bytes,
+        }
+    };
+    let spec = CloneSpec {
+        tracked,
+        ..bench.clone_of(&files)
+    };
+    drop(files);
+    let mut vm = vmm.restore(spec).await.expect("a clone");
+    vm.attach_disk(open()).await.expect("it is attached");
+    for round in 0..3 {
+        vm.resume().await.expect("it resumes");
+        until("it runs", || vm.console_tail().contains("...")).await;
+        assert!(
+            !vm.console_tail().contains('B'),
+            "round {round}: it was booted again"
+        );
+        vm.pause().await.expect("it pauses");
+        let to = DeviceState {
+            memory: bench.path(&format!("memory_{round}")),
+            state: bench.path(&format!("state_{round}")),
+        };
+        vm.snapshot(&to).await.expect("it is snapshot");
+        let memory = fs::metadata(&to.memory).expect("the memory");
+        assert_eq!(memory.len(), SIZE.memory_mib << 20);
+        assert!(
+            memory.blocks() * 512 < memory.len() / 2,
+            "what is zero takes no room"
+        );
+        vm.kill();
+        vm.wait().await;
+        let files = (
+            vmm.open_memory(&to.memory).await.expect("the memory opens"),
+            Arc::new(File::open(&to.state).expect("the state").into()),
+        );
+        let spec = CloneSpec {
+            tracked,
+            disk: Some(open()),
+            ..bench.clone_of(&files)
+        };
+        vm = vmm.restore(spec).await.expect("it is restored");
+        assert_eq!(vm.console_tail(), "", "nothing runs before it is resumed");
+    }
+    ends_at_once(&*vm).await;
 }
 
 /// Its end is seen at once, and is the same whoever asks.

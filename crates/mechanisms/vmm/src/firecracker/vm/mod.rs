@@ -29,7 +29,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -73,6 +73,10 @@ pub(super) struct Machine {
     disk: DiskRate,
     /// Whether it was booted: its agent takes a while to be there. A clone's is there already.
     booted: bool,
+    /// Whether it counts what it writes to.
+    tracked: bool,
+    /// What its memory was a copy of when it began to count. It counts anew after a snapshot.
+    base: Mutex<Option<Arc<OwnedFd>>>,
     /// Whether its virtual CPUs run.
     running: watch::Sender<bool>,
     /// Whether it was paused while it ran, and no snapshot was begun since.
@@ -158,7 +162,7 @@ impl Vm for Machine {
         let step = "attaching the session disk";
         if self.may_limit {
             // From now on the disk is the largest thing that it may write to.
-            let bytes = disk.bytes.max(PLACEHOLDER_BYTES);
+            let bytes = start::writes_to(Some(&disk));
             if let Err(error) = self.process.limit_file_size(bytes) {
                 tracing::debug!(%error, "the size of the session disk's file is not limited");
             }

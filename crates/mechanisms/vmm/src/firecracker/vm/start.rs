@@ -1,11 +1,11 @@
 //! From files to a machine.
 
 use super::{
-    AGENT_CID, BASE, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES,
+    AGENT_CID, BASE, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES, SESSION,
     SESSION_DRIVE, STATE,
 };
 use crate::{
-    BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
+    AttachDisk, BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
     firecracker::{
         Host,
         api::{
@@ -163,6 +163,8 @@ impl Plan {
             must_filter: host.must_filter,
             disk: host.disk,
             booted: false,
+            tracked: false,
+            base: Mutex::new(None),
             running: watch::Sender::new(false),
             unsaved: AtomicBool::new(false),
             channel: Mutex::new(None),
@@ -255,6 +257,11 @@ async fn connect(jail: &Jail, process: &Process, news: Arrivals) -> Result<Clien
     }
 }
 
+/// How large a file a clone may write: its placeholder, and its session disk.
+pub(super) fn writes_to(disk: Option<&AttachDisk>) -> u64 {
+    disk.map_or(0, |disk| disk.bytes).max(PLACEHOLDER_BYTES)
+}
+
 fn open(path: &Path) -> Result<OwnedFd, VmmError> {
     let file = File::open(path).map_err(|source| VmmError::File {
         step: "open",
@@ -329,12 +336,24 @@ impl Machine {
 
     /// A process whose jail has all that a clone needs, and whose API answers.
     pub(in crate::firecracker) async fn prepare(host: &Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
-        let mut plan = Plan::new(host, spec.identity, spec.size, PLACEHOLDER_BYTES)?;
+        let writes = writes_to(spec.disk.as_ref());
+        let mut plan = Plan::new(host, spec.identity, spec.size, writes)?;
         plan.show(BASE, open(&spec.base)?.as_fd())?;
         plan.show(MEMORY, spec.memory.as_fd())?;
         plan.show(STATE, spec.state.as_fd())?;
         drop(plan.jail.writable(PLACEHOLDER, PLACEHOLDER_BYTES)?);
-        plan.start(host).await
+        if let Some(disk) = &spec.disk {
+            // Opened while the state is loaded, which has its name, and what it passes, since it was attached.
+            let linked = plan.jail.link(SESSION, &disk.file);
+            linked.map_err(|source| VmmError::Io {
+                step: "linking the session disk",
+                source,
+            })?;
+        }
+        let mut machine = plan.start(host).await?;
+        machine.tracked = spec.tracked;
+        machine.base = Mutex::new(spec.tracked.then_some(spec.memory));
+        Ok(machine)
     }
 
     /// Becomes the clone, paused.
@@ -342,7 +361,7 @@ impl Machine {
         let load = LoadSnapshot {
             snapshot_path: &format!("/{STATE}"),
             mem_backend: MemoryBackend::File(&format!("/{MEMORY}")),
-            track_dirty_pages: false,
+            track_dirty_pages: self.tracked,
             resume_vm: false,
         };
         self.asked("loading the snapshot", self.api.load_snapshot(&load).await)

@@ -19,7 +19,8 @@ use super::{
     },
 };
 use crate::{
-    AttachDisk, ChannelStream, DeviceState, Exit, Vm, VmIdentity, VmmError, process::Process, tail::Tail,
+    AttachDisk, ChannelStream, DeviceState, Exit, MachineSize, Vm, VmIdentity, VmmError, process::Process,
+    tail::Tail,
 };
 use async_trait::async_trait;
 use serde_json::json;
@@ -47,6 +48,7 @@ pub(super) struct Machine {
     process: Process,
     control: Client,
     identity: VmIdentity,
+    size: MachineSize,
     /// The run folder, so that the agent's socket can be named in few bytes however long the folder's path is.
     run_dir: OwnedFd,
     /// Memory of a machine that was booted; a clone's is private to its process.

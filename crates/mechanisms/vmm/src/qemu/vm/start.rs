@@ -2,7 +2,7 @@
 
 use super::{COMMAND, Machine, SOCKET, short};
 use crate::{
-    BootSpec, CloneSpec, Exit, MachineSize, Prepared, Vm, VmIdentity, VmmError, memory,
+    AttachDisk, BootSpec, CloneSpec, Exit, MachineSize, Prepared, Vm, VmIdentity, VmmError, memory,
     process::Process,
     qemu::{
         Host,
@@ -150,15 +150,15 @@ impl Machine {
         } else {
             &[]
         };
-        Self::start(
-            host,
-            spec.identity,
-            spec.size,
-            &Begin::Incoming,
-            parts,
-            &more,
-            readable,
-        )
+        let empty = memory::is_empty(&spec.memory).map_err(|source| VmmError::Io {
+            step: "looking at the snapshot's memory",
+            source,
+        })?;
+        let begin = match empty {
+            true => Begin::Whole,
+            false => Begin::Incoming,
+        };
+        Self::start(host, spec.identity, spec.size, &begin, parts, &more, readable)
     }
 
     fn start(
@@ -223,6 +223,7 @@ impl Machine {
             process,
             control: Client::new(parts.control),
             identity,
+            size,
             run_dir: parts.run_dir,
             memory: None,
             channel: Mutex::new(None),
@@ -237,11 +238,13 @@ pub(in crate::qemu) struct Waiting {
     machine: Machine,
     hello: Pending<Capabilities>,
     capabilities: Pending<SetCapabilities>,
+    disk: Option<AttachDisk>,
 }
 
 impl Waiting {
     /// Starts it.
-    pub(in crate::qemu) fn start(host: &Host, spec: CloneSpec) -> Result<Self, VmmError> {
+    pub(in crate::qemu) fn start(host: &Host, mut spec: CloneSpec) -> Result<Self, VmmError> {
+        let disk = spec.disk.take();
         let machine = Machine::waiting(host, spec)?;
         let hello = machine.control.submit(&Capabilities {});
         let capabilities = machine.control.submit(&SetCapabilities {
@@ -251,6 +254,7 @@ impl Waiting {
             machine,
             hello,
             capabilities,
+            disk,
         })
     }
 }
@@ -266,6 +270,7 @@ impl Prepared for Waiting {
             machine,
             hello,
             capabilities,
+            disk,
         } = *self;
         let ended = machine.control.expect_migration();
         // A number in `fd:` is a descriptor that the process was born with.
@@ -281,6 +286,10 @@ impl Prepared for Waiting {
             .asked("migrate-incoming", incoming.within(COMMAND).await)
             .await?;
         machine.migrated("loading the device state", ended).await?;
+        if let Some(disk) = disk {
+            // The guest sees the size that it knows.
+            machine.attach_disk(disk).await?;
+        }
         Ok(Box::new(machine))
     }
 }

@@ -234,6 +234,8 @@ async fn own(vmm: Arc<Firecracker>, folder: &Path, clones: &str) {
             size: tiny::SIZE,
             memory: Arc::clone(&memory),
             state: Arc::clone(&state),
+            disk: None,
+            tracked: false,
         };
         machines.spawn(machine(Arc::clone(&vmm), spec, told.clone()));
     }

@@ -153,6 +153,8 @@ impl Bench {
             size: SIZE,
             memory: open("memory"),
             state: open("state"),
+            disk: None,
+            tracked: false,
         }
     }
 

@@ -29,7 +29,7 @@ CREATE TABLE sessions (
     live_shell  INTEGER NOT NULL,        -- a VM holds, or held, the shell's state in memory
     created_ms  INTEGER NOT NULL,
     used_ms     INTEGER NOT NULL,
-    keep_ms     INTEGER NOT NULL,        -- how long after its last use the disk stays
+    keep_ms     INTEGER NOT NULL, memory TEXT,        -- how long after its last use the disk stays
     UNIQUE (origin, environment, session)
 ) STRICT;
 CREATE INDEX sessions_base ON sessions (base);
