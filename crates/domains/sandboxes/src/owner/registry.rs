@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::{sync::watch, task::JoinHandle};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[derive(Default)]
 struct Inner {
@@ -28,6 +28,7 @@ struct Task {
 pub(crate) struct Registry {
     inner: Arc<Mutex<Inner>>,
     helpers: TaskTracker,
+    over: CancellationToken,
 }
 
 impl Registry {
@@ -69,10 +70,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Starts a helper, if the process does not end.
+    /// Starts a helper, if the process does not end. It is dropped when the process does: it may wait for what another
+    /// process has to do first.
     pub(crate) fn help(&self, task: impl Future<Output = ()> + Send + 'static) {
         if !self.lock().closed {
-            self.helpers.spawn(task);
+            let helped = self.over.clone().run_until_cancelled_owned(task);
+            self.helpers.spawn(async move {
+                let _ = helped.await;
+            });
         }
     }
 
@@ -91,6 +96,7 @@ impl Registry {
         for (_, task) in &tasks {
             ask_end(&task.end, Why::Shutdown);
         }
+        self.over.cancel();
         let mut reports = Vec::new();
         for (sandbox, task) in tasks {
             match task.join.await {

@@ -6,6 +6,7 @@ use crate::{
     testing::{Fault, Step, config, spec},
 };
 use omnirun_ids::ByteSize;
+use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
 async fn the_pool_keeps_one_spare_for_each_user() {
@@ -141,4 +142,26 @@ async fn a_shutdown_and_a_dead_owner_leave_none_that_waited() {
     b.engine.shutdown().await;
     other.shutdown().await;
     b.assert_nothing_left("after a takeover");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_another_process() {
+    let b = bench().await;
+    let other = b.other().await;
+    // The other one makes the snapshot, and comes to no end.
+    b.vmm.set_fault(Step::Start, Fault::Hang);
+    let making = tokio::spawn({
+        let other = other.clone();
+        async move { other.prepare(&spec()).await.map(drop) }
+    });
+    until(|| b.vmm.living() == 1).await;
+    let user = b.engine.pool(spec());
+    user.refill();
+    until(|| b.heard.all().contains(&crate::Notice::Waiting)).await;
+    let over = tokio::time::timeout(Duration::from_secs(60), b.engine.shutdown()).await;
+    assert_eq!(over.expect("it waits").len(), 0);
+    drop(user);
+    other.shutdown().await;
+    assert!(making.await.unwrap().is_err());
+    b.assert_nothing_left("after one waited for the other");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 /// For a call that is to run out of its time.
 const SHORT: Duration = Duration::from_millis(50);
 

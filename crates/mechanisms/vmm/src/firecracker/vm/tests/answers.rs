@@ -2,15 +2,35 @@
 
 use super::*;
 use omnirun_sys::host::ready::Readable;
+use tokio::task::JoinSet;
 
-/// All that fail.
-const BAD: [Answer; 6] = [
+/// All that fail at once, or as soon as the clock is ahead.
+const BAD: [Answer; 5] = [
     Answer::Fault,
     Answer::Garbage,
     Answer::Death,
     Answer::LastBreath,
-    Answer::Hangup,
     Answer::Silence,
+];
+
+/// The calls of a boot, in their order.
+const BOOT: [&str; 7] = [
+    "machine-config",
+    "boot-source",
+    "drives",
+    "drives",
+    "vsock",
+    "entropy",
+    "InstanceStart",
+];
+
+/// What is asked of a clone that is there.
+const LIFE: [&str; 5] = [
+    "version",
+    "pause",
+    "resume",
+    "attaching the session disk",
+    "snapshot",
 ];
 
 /// That an answer at this step came to what it should.
@@ -27,33 +47,30 @@ fn check(answer: Answer, at: &'static str, error: &VmmError) {
         }
         other => panic!("{other:?}"),
     }
-    if matches!(answer, Answer::Hangup | Answer::Silence) {
+    if answer == Answer::Silence {
         tokio::time::resume();
     }
+}
+
+/// A boot in which one call is answered so.
+async fn boot(bench: &Bench, number: usize, answer: Answer) {
+    let identity = bench.identity();
+    let mut answers = vec![Answer::Good; number];
+    answers.push(answer);
+    let _double = Double::start(&identity, &answers);
+    let run_dir = identity.run_dir.clone();
+    let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
+    let step = BOOT[number];
+    check(answer, step, &booted.map(drop).expect_err(step));
+    gone(&run_dir).await;
 }
 
 #[tokio::test]
 async fn whatever_is_said_at_each_step_of_a_boot_names_the_step() {
     let Some(bench) = Bench::new() else { return };
-    let steps = [
-        "machine-config",
-        "boot-source",
-        "drives",
-        "drives",
-        "vsock",
-        "entropy",
-        "InstanceStart",
-    ];
-    for (number, step) in steps.into_iter().enumerate() {
+    for number in 0..BOOT.len() {
         for answer in BAD {
-            let identity = bench.identity();
-            let mut answers = vec![Answer::Good; number];
-            answers.push(answer);
-            let _double = Double::start(&identity, &answers);
-            let run_dir = identity.run_dir.clone();
-            let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
-            check(answer, step, &booted.map(drop).expect_err(step));
-            gone(&run_dir).await;
+            boot(&bench, number, answer).await;
         }
     }
     let (machine, _double) = bench.boot(&[Answer::Slow; 7]).await.expect("it boots");
@@ -83,46 +100,69 @@ async fn ask(bench: &Bench, machine: &Machine, step: &str) -> Result<(), VmmErro
     }
 }
 
+/// A load that is answered so.
+async fn load(bench: &Bench, answer: Answer) {
+    let error = bench.restore(&[answer]).await.map(drop).expect_err("no load");
+    check(answer, "loading the snapshot", &error);
+}
+
+/// A clone's life in which one call is answered so.
+async fn live(bench: &Bench, step: &'static str, answer: Answer) {
+    let (machine, double) = bench.restore(&[Answer::Good, answer]).await.expect("a clone");
+    let error = ask(bench, &machine, step).await;
+    check(answer, step, &error.expect_err(step));
+    match answer {
+        Answer::Death | Answer::LastBreath => assert_eq!(machine.wait().await.code, Some(3)),
+        // Of no use to anyone any more.
+        Answer::Hangup => assert_eq!(machine.wait().await.signal, Some(9)),
+        // It is up to its owner.
+        _ => machine.kill(),
+    }
+    drop(double);
+    gone(machine.run_dir()).await;
+    // Whatever is asked of it now, nobody waits.
+    for step in ["pause", "attaching the session disk", "snapshot"] {
+        let begun = Instant::now();
+        ask(bench, &machine, step).await.expect_err("it is gone");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{answer:?}, then {step}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn whatever_is_said_in_a_clones_life_names_the_step() {
     let Some(bench) = Bench::new() else { return };
     for answer in BAD {
-        let error = bench.restore(&[answer]).await.map(drop).expect_err("no load");
-        check(answer, "loading the snapshot", &error);
-
-        for step in [
-            "version",
-            "pause",
-            "resume",
-            "attaching the session disk",
-            "snapshot",
-        ] {
-            let (machine, double) = bench.restore(&[Answer::Good, answer]).await.expect("a clone");
-            let error = ask(&bench, &machine, step).await;
-            check(answer, step, &error.expect_err(step));
-            match answer {
-                Answer::Death | Answer::LastBreath => assert_eq!(machine.wait().await.code, Some(3)),
-                // Of no use to anyone any more.
-                Answer::Hangup => assert_eq!(machine.wait().await.signal, Some(9)),
-                // It is up to its owner.
-                _ => machine.kill(),
-            }
-            drop(double);
-            gone(machine.run_dir()).await;
-            // Whatever is asked of it now, nobody waits.
-            for step in ["pause", "attaching the session disk", "snapshot"] {
-                let begun = Instant::now();
-                ask(&bench, &machine, step).await.expect_err("it is gone");
-                assert!(
-                    begun.elapsed() < Duration::from_secs(5),
-                    "{answer:?}, then {step}"
-                );
-            }
+        load(&bench, answer).await;
+        for step in LIFE {
+            live(&bench, step, answer).await;
         }
     }
     let (machine, _double) = bench.restore(&[Answer::Slow; 4]).await.expect("a clone");
     for step in ["pause", "resume", "attaching the session disk"] {
         ask(&bench, &machine, step).await.expect(step);
+    }
+}
+
+/// The end of a connection is news from outside, which a clock that runs ahead may overtake: it takes its time here, at
+/// all steps at once.
+#[tokio::test]
+async fn one_that_hangs_up_has_a_second_to_end_at_whichever_step() {
+    let Some(bench) = Bench::new() else { return };
+    let (bench, mut all) = (Arc::new(bench), JoinSet::new());
+    for number in 0..BOOT.len() {
+        let bench = bench.clone();
+        all.spawn(async move { boot(&bench, number, Answer::Hangup).await });
+    }
+    for step in LIFE {
+        let bench = bench.clone();
+        all.spawn(async move { live(&bench, step, Answer::Hangup).await });
+    }
+    load(&bench, Answer::Hangup).await;
+    while let Some(one) = all.join_next().await {
+        one.expect("it went well");
     }
 }
 

@@ -244,8 +244,9 @@ impl Double {
                         fs::write(identity.run_dir.join("die"), "\n").expect("it reads");
                         return;
                     }
-                    // What is waited for in vain is over at once.
-                    Answer::Hangup => return tokio::time::pause(),
+                    Answer::Hangup => return,
+                    // What is waited for in vain is over at once: there is nothing else to come that the clock could
+                    // overtake.
                     Answer::Silence => {
                         tokio::time::pause();
                         return std::future::pending().await;
