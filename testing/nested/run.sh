@@ -6,12 +6,13 @@
 #
 # FOLDER is where build.sh keeps the host's parts; STAGE is copied to the host's disk as /nested, so that the command finds
 # STAGE/x as /nested/x, and /nested/bin in its PATH. NESTED_LIMIT: seconds that the command may take (7200);
-# NESTED_MEMORY: the host's MiB (6144). Nothing that the command writes is kept.
+# NESTED_MEMORY: the host's MiB (6144). NESTED_QEMU: further options of QEMU. Nothing that the command writes is kept.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$1 stage=$2
 shift 2
 limit=${NESTED_LIMIT:-7200}
+read -ra more <<<"${NESTED_QEMU:-}"
 
 "$here/build.sh" "$folder"
 
@@ -41,7 +42,7 @@ rm -rf "$work/disk"
 mkfifo "$work/console"
 TMPDIR=$work qemu-system-x86_64 \
     -no-user-config -nodefaults -no-reboot -display none -serial stdio \
-    -machine q35 -cpu max -accel tcg,thread=single -smp 2 -m "${NESTED_MEMORY:-6144}" \
+    -machine q35 -cpu max -accel tcg,thread=single -smp 2 -m "${NESTED_MEMORY:-6144}" "${more[@]}" \
     -kernel "$folder/vmlinuz" -initrd "$folder/initramfs.cpio" -append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off" \
     -drive "file=$folder/root.img,format=raw,if=virtio,snapshot=on" \
     -drive "file=$work/disk.img,format=raw,if=virtio,cache=unsafe" \
