@@ -2,8 +2,13 @@
 //! goes wrong with either. The programs are the smallest that say a version, and are asked for no more, but where the trial
 //! is what is looked at.
 
+mod release;
+mod server;
+
 use omnirun_e2e::{omnirun_in, run, wait_until};
+use release::{Release, program, shell};
 use serde_json::Value;
+use server::{Answer, Server};
 use std::{
     collections::HashMap,
     fs,
@@ -19,202 +24,6 @@ use std::{
 /// Not a release's own name: what a maintainer has recorded of that would be held against it.
 const PACKED: &str = "packed.tgz";
 const ARCH: &str = std::env::consts::ARCH;
-
-/// A static program that prints a text and ends with a code.
-fn program(says: &str, code: u8) -> Vec<u8> {
-    let mut machine = vec![
-        0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0x48, 0x8d, 0x35, 24, 0, 0, 0, 0xba,
-    ];
-    machine.extend((says.len() as u32).to_le_bytes()); // edx = length; write(1, text, length)
-    machine.extend([0x0f, 0x05, 0xb8, 60, 0, 0, 0, 0x6a, code, 0x5f, 0x0f, 0x05]); // exit(code)
-    // The text begins 24 bytes behind the instruction that takes its address.
-    machine.resize(17 + 24, 0x90);
-    machine.extend(says.as_bytes());
-    let base: u64 = 0x40_0000;
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]); // an executable for x86-64
-    elf.extend((base + 120).to_le_bytes());
-    elf.extend(64u64.to_le_bytes());
-    elf.extend(0u64.to_le_bytes());
-    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
-    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]); // one segment, to be read and run
-    let size = (120 + machine.len()) as u64;
-    for number in [0, base, base, size, size, 0x1000] {
-        elf.extend(number.to_le_bytes());
-    }
-    elf.extend(machine);
-    elf
-}
-
-/// A folder as release archives have it, and the archive of it.
-struct Release {
-    dir: tempfile::TempDir,
-    version: String,
-}
-
-impl Release {
-    fn new(version: &str) -> Self {
-        let release = Self {
-            dir: tempfile::tempdir().expect("a folder"),
-            version: version.to_owned(),
-        };
-        let folder = release.folder();
-        fs::create_dir(&folder).expect("a folder");
-        release.put("firecracker", &program(&format!("Firecracker v{version}\n\n"), 0));
-        release.put("jailer", &program(&format!("Jailer v{version}\n\n"), 0));
-        fs::write(folder.join("LICENSE"), "Apache").expect("written");
-        fs::write(folder.join(format!("seccompiler-bin-v{version}-{ARCH}")), "x").expect("written");
-        release
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.dir.path().join(format!("release-v{}-{ARCH}", self.version))
-    }
-
-    fn put(&self, program: &str, bytes: &[u8]) {
-        let path = self.folder().join(format!("{program}-v{}-{ARCH}", self.version));
-        fs::write(&path, bytes).expect("written");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("made a program");
-    }
-
-    fn name(&self) -> String {
-        format!("firecracker-v{}-{ARCH}.tgz", self.version)
-    }
-
-    /// Makes the archive, with the list of digests in it; returns its path and digest.
-    fn pack(&self) -> (PathBuf, String) {
-        let sums = "find . -type f -not -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS";
-        shell(&self.folder(), sums);
-        let inside = self.folder();
-        let inside = inside.file_name().expect("a name").to_string_lossy();
-        shell(self.dir.path(), &format!("tar -czf {PACKED} {inside}"));
-        let path = self.dir.path().join(PACKED);
-        let digest = sha256(&path);
-        (path, digest)
-    }
-}
-
-fn shell(dir: &Path, script: &str) {
-    let status = Command::new("sh")
-        .args(["-euc", script])
-        .current_dir(dir)
-        .status();
-    assert!(status.expect("sh starts").success(), "{script}");
-}
-
-fn sha256(path: &Path) -> String {
-    let out = Command::new("sha256sum").arg(path).output().expect("sha256sum");
-    omnirun_e2e::text(&out.stdout)[..64].to_owned()
-}
-
-/// What a server answers.
-#[derive(Clone)]
-enum Answer {
-    Bytes(Vec<u8>),
-    /// To a path of the same server.
-    Redirect(&'static str),
-    /// Half of it, and then nothing while the client waits.
-    Half(Vec<u8>),
-}
-
-/// A server on loopback, for as long as the test lives.
-struct Server {
-    address: String,
-    asked: Arc<Mutex<Vec<String>>>,
-    _stop: mpsc::Sender<()>,
-}
-
-impl Server {
-    fn start(answers: HashMap<String, Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (stop, stopped) = mpsc::channel::<()>();
-        let stopped = Arc::new(Mutex::new(stopped));
-        let (list, base) = (Arc::clone(&asked), address.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (answers, list, base) = (answers.clone(), Arc::clone(&list), base.clone());
-                let stopped = Arc::clone(&stopped);
-                std::thread::spawn(move || answer(stream, &answers, &list, &base, &stopped));
-            }
-        });
-        Self {
-            address,
-            asked,
-            _stop: stop,
-        }
-    }
-
-    /// One that publishes a release as the project does: what is asked for is somewhere else.
-    fn publishing(release: &Release, archive: Answer, digest: &str) -> Self {
-        let path = format!("/fc/v{}/{}", release.version, release.name());
-        let sums = format!("{digest}  {}\n", release.name());
-        Self::start(HashMap::from([
-            (format!("{path}.sha256.txt"), Answer::Bytes(sums.into_bytes())),
-            (path, Answer::Redirect("/elsewhere?signature=secret")),
-            ("/elsewhere?signature=secret".to_owned(), archive),
-        ]))
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/fc", self.address)
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("no panic").clone()
-    }
-}
-
-fn answer(
-    mut stream: TcpStream,
-    answers: &HashMap<String, Answer>,
-    asked: &Mutex<Vec<String>>,
-    base: &str,
-    stopped: &Mutex<mpsc::Receiver<()>>,
-) {
-    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-    let mut first = String::new();
-    if reader.read_line(&mut first).is_err() {
-        return;
-    }
-    let mut line = String::new();
-    while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
-        line.clear();
-    }
-    let target = first.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    asked.lock().expect("no panic").push(target.clone());
-    // A proxy is asked for the whole address.
-    let path = target.strip_prefix("http://").map_or(target.as_str(), |rest| {
-        rest.find('/').map_or("/", |at| &rest[at..])
-    });
-    let head = |status: &str, more: &str, length: usize| {
-        format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}Content-Length: {length}\r\n\r\n")
-    };
-    let _ = match answers.get(path) {
-        None => stream.write_all(head("404 Not Found", "", 0).as_bytes()),
-        Some(Answer::Bytes(bytes)) => stream
-            .write_all(head("200 OK", "", bytes.len()).as_bytes())
-            .and_then(|()| stream.write_all(bytes)),
-        Some(Answer::Redirect(to)) => {
-            let host = match target.starts_with("http://") {
-                true => "mirror.invalid",
-                false => base,
-            };
-            let more = format!("Location: http://{host}{to}\r\n");
-            stream.write_all(head("302 Found", &more, 0).as_bytes())
-        }
-        Some(Answer::Half(bytes)) => {
-            let sent = stream
-                .write_all(head("200 OK", "", bytes.len()).as_bytes())
-                .and_then(|()| stream.write_all(&bytes[..bytes.len() / 2]))
-                .and_then(|()| stream.flush());
-            // Until the test is over.
-            let _ = stopped.lock().expect("no panic").recv();
-            sent
-        }
-    };
-}
 
 /// `omnirun setup` with a data folder, without a trial, and no proxy but the test's own.
 fn setup(data: &Path, args: &[&str]) -> Command {
@@ -259,7 +68,7 @@ fn a_download_is_held_against_both_digests_and_done_once() {
     let server = Server::publishing(&release, Answer::Bytes(bytes_of(&archive)), &digest);
 
     // Without a digest, given or recorded, nothing is even asked for.
-    let recorded = include_str!("../../../crates/mechanisms/firecracker-install/pins.txt");
+    let recorded = include_str!("../../../../crates/mechanisms/firecracker-install/pins.txt");
     if !recorded.contains(&release.name()) {
         let (code, _, err) = run(&mut setup(data.path(), &["--url", &server.url()]));
         assert_eq!(code, 125, "{err}");
