@@ -8,6 +8,7 @@
 //!   guest   for PID 1 and its children inside a microVM
 //! ```
 
+mod clone;
 pub mod guest;
 #[cfg(feature = "host")]
 pub mod host;

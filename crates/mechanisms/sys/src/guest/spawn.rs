@@ -4,6 +4,7 @@
 //! page table is copied, and it is born in its cgroup (`CLONE_INTO_CGROUP`; moving it later would wait for a grace
 //! period of the kernel). [`fork`] makes a copy of ourselves for work that needs no other program.
 
+use crate::clone::{clone_args, clone_with_entry};
 use std::{
     ffi::{CStr, CString},
     io,
@@ -13,8 +14,6 @@ use std::{
 
 /// Stack of a child before its `execve`. Our own few calls need some hundred bytes, the C library's wrappers little more.
 const STACK: usize = 32 * 1024;
-/// `libc` has it in a type that is too small.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Where a child lives.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,7 +141,7 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     // SAFETY: `args` is whole and outlives the call, its stack is ours and untouched by anybody else, `pidfd` is live.
     // CLONE_VFORK keeps this thread still until the child has called execve or _exit, so `plan`, the vectors that it
     // points into and the stack outlive the child's use of them; nothing else in this process touches them.
-    let pid = unsafe { clone_with_entry(&args, ptr::from_mut(&mut plan)) };
+    let pid = unsafe { clone_with_entry(&args, become_program, ptr::from_mut(&mut plan)) };
     if pid < 0 {
         return Err(SpawnError {
             step: Step::Clone,
@@ -177,51 +176,6 @@ fn own(fd: RawFd) -> OwnedFd {
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-}
-
-fn clone_args(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut RawFd) -> libc::clone_args {
-    // SAFETY: a structure of integers, for which zeroes are valid.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags | libc::CLONE_PIDFD as u64;
-    args.pidfd = ptr::from_mut(pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
-    }
-    args
-}
-
-/// `clone3`; the child calls [`become_program`] on the stack of `args`.
-///
-/// # Safety
-/// `args` must have a stack, and `plan` and all that it points to must live until the child has called `execve` or
-/// `_exit`.
-unsafe fn clone_with_entry(args: &libc::clone_args, plan: *mut Plan) -> i64 {
-    let result: i64;
-    // SAFETY: the parent's path through the assembly changes no register but rax, and rcx and r11 as every system call
-    // does. The child's path never comes back: it calls a function that does not return, on the new stack, whose top is
-    // aligned as the calling convention wants it before a call.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r12",
-            "call r13",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 => result,
-            in("rdi") ptr::from_ref(args),
-            in("rsi") size_of::<libc::clone_args>(),
-            in("r12") plan,
-            in("r13") become_program as extern "C" fn(*mut Plan) -> !,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
 }
 
 /// In the child: a straight line to `execve`. System calls only; no allocation, no locks.

@@ -197,14 +197,13 @@ fn start(what: &Spawn<'_>, born_in: bool) -> Result<Spawned, SpawnError> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let born = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         let flags = born | (what.unshare & NEW_PID);
-        let group = what.cgroup.map(|fd| fd.as_raw_fd());
-        let in_group = group.filter(|_| born_in).and_then(|group| {
+        let in_group = what.cgroup.filter(|_| born_in).and_then(|group| {
             let plan = ptr::from_mut(&mut plan).cast();
             birth::born_in(group, flags, &mut stack, &mut pidfd, child, plan).ok()
         });
         let pid = in_group.unwrap_or_else(|| {
             // Whatever was wrong with that: what stands against the group itself, joining it will tell.
-            plan.cgroup = group.unwrap_or(-1);
+            plan.cgroup = what.cgroup.map_or(-1, |fd| fd.as_raw_fd());
             libc::clone(
                 child,
                 stack.as_mut_ptr().add(stack.len()).cast::<c_void>(),
