@@ -13,8 +13,8 @@ use std::{
 ///
 /// # Safety
 ///
-/// As for `clone`: `flags` has `CLONE_VM`, `CLONE_VFORK`, `CLONE_PIDFD` and `SIGCHLD`; `stack` (whose length is a multiple of 16, at an address
-/// that is one too) and what `plan` points to are the child's until this returns; `child` never returns.
+/// As for `clone`: `flags` has `CLONE_VM`, `CLONE_VFORK`, `CLONE_PIDFD` and `SIGCHLD`; `stack` (whose length is a multiple of
+/// 16, at an address that is one too) and what `plan` points to are the child's until this returns; `child` never returns.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn born_in(
     group: BorrowedFd<'_>,
