@@ -21,7 +21,7 @@ use omnirun_guest_client::message::Claimed;
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_store::{DataDir, Db, Owner, OwnerId, Vms};
 use omnirun_vm_machine::Why;
-use omnirun_vmm::{Vmm, VmmError, VmmFacts};
+use omnirun_vmm::{AttachDisk, Vmm, VmmError, VmmFacts};
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -300,13 +300,14 @@ impl Drop for Engine {
 }
 
 impl Inner {
-    /// Starts the owner task of a clone that waits to be told what to become.
+    /// Starts the owner task of a clone that waits to be told what to become. `disk`: the one of a sandbox that goes on.
     pub(crate) fn begin_clone(
         &self,
         spec: &SandboxSpec,
         template: &Arc<Template>,
+        disk: Option<AttachDisk>,
     ) -> Result<Waiting, EngineError> {
-        let (task, shared, give) = CloneTask::new(&self.context, template.clone(), spec, None)?;
+        let (task, shared, give) = CloneTask::new(&self.context, template.clone(), spec, disk)?;
         let run: BoxFuture<'static, TeardownReport> = Box::pin(task.run());
         self.registry.spawn(&shared.id, &shared.end, run)?;
         Ok(Waiting::new(template.clone(), shared, give))
@@ -334,7 +335,7 @@ impl Inner {
             Ok(shared) => shared,
             // None waits, or it has ended at this very moment.
             Err(order) => {
-                let clone = self.begin_clone(spec, template)?;
+                let clone = self.begin_clone(spec, template, None)?;
                 clone.give(order).map_err(|_| EngineError::ShuttingDown)?
             }
         };

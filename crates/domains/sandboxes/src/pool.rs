@@ -311,7 +311,7 @@ impl PoolHandle {
 
     /// Has a clone wait whose process is ready.
     fn have_waiting(&self, template: &Arc<Template>) {
-        let begin = || self.engine.begin_clone(&self.spec, template);
+        let begin = || self.engine.begin_clone(&self.spec, template, None);
         if let Err(error) = self.engine.pool.have_waiting(template, begin) {
             tracing::debug!(%error, "no clone waits");
         }

@@ -12,10 +12,9 @@
 use crate::{
     BoxError, DynSandbox,
     factory::free_and_floor,
-    prepare::{PrepareError, Preparer, Ready, lap},
+    prepare::{PrepareError, Preparer, Ready, claim_of, lap},
 };
 use omnirun_ids::ByteSize;
-use omnirun_sandboxes::ClaimSpec;
 use omnirun_store::{StoreError, sessions::Lease};
 use std::time::{Duration, Instant};
 
@@ -43,14 +42,7 @@ impl Preparer {
         row.memory = None;
         self.ended().await;
         let disk = self.disk().await?;
-        let claim = ClaimSpec {
-            disk: disk.file,
-            disk_bytes: disk.bytes,
-            env: Vec::new(),
-            user: row.user.clone(),
-            cwd: String::new(),
-            purpose: format!("session {}", row.key.session),
-        };
+        let claim = claim_of(&row, disk);
         let folder = self.shared.store.memory_folder(self.lease.hash());
         let resumed = self.pool.resume(&self.binding(&generation), &folder, claim).await;
         match resumed {

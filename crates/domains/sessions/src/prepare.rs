@@ -94,14 +94,7 @@ impl Preparer {
         let start = Instant::now();
         let disk = self.disk().await?;
         let mut row = self.row.lock().await;
-        let claim = ClaimSpec {
-            disk: disk.file,
-            disk_bytes: disk.bytes,
-            env: Vec::new(),
-            user: row.user.clone(),
-            cwd: String::new(),
-            purpose: format!("session {}", row.key.session),
-        };
+        let claim = claim_of(&row, disk);
         match sandbox.claim(claim).await {
             Ok(()) => {}
             Err(ClaimFailure::Disk(source)) => {
@@ -195,6 +188,18 @@ impl Preparer {
             .await
             .map_err(|e| PrepareError::Sandbox(e.into()))?;
         Ok(self.shared.store.set_seed(&self.lease, Seed::Done)?)
+    }
+}
+
+/// What makes a sandbox this session's.
+pub(crate) fn claim_of(row: &SessionRow, disk: AttachedDisk) -> ClaimSpec {
+    ClaimSpec {
+        disk: disk.file,
+        disk_bytes: disk.bytes,
+        env: Vec::new(),
+        user: row.user.clone(),
+        cwd: String::new(),
+        purpose: format!("session {}", row.key.session),
     }
 }
 

@@ -12,7 +12,7 @@
 use super::{Engine, awake, templates::CMDLINE};
 use crate::{
     EngineError, Sandbox,
-    owner::{CloneTask, Going, Order, draw_id},
+    owner::{Going, Order, draw_id},
     snapshot::{SnapshotError, SnapshotKey, Template},
     spec::{ClaimSpec, SandboxSpec},
 };
@@ -106,17 +106,15 @@ impl Engine {
             }
             .into());
         }
-        let (task, shared, give) = CloneTask::new(&self.inner.context, Arc::new(template), spec, Some(disk))?;
-        self.inner
-            .registry
-            .spawn(&shared.id, &shared.end, Box::pin(task.run()))?;
+        let clone = self.inner.begin_clone(spec, &Arc::new(template), Some(disk))?;
         let (ready, woken) = oneshot::channel();
         let order = Order {
             purpose: claim.purpose,
             claim: None,
             ready,
         };
-        give.send(Box::new(order))
+        let shared = clone
+            .give(Box::new(order))
             .map_err(|_| EngineError::ShuttingDown)?;
         let (sandbox, _) = awake(shared, woken).await?;
         // What has it open goes on; it had to have its name for as long as it was being started.

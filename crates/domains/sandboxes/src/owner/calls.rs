@@ -7,7 +7,7 @@ use omnirun_guest_client::{
     message::{Claim as ClaimRequest, EnvVar, Wake},
 };
 use omnirun_ids::SandboxId;
-use omnirun_vmm::{ChannelStream, Vm, VmmError};
+use omnirun_vmm::{ChannelStream, DeviceState, Vm, VmmError};
 use std::{
     future::Future,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,6 +17,29 @@ use std::{
 pub(super) const WAKE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a clone is dialled whose connection ends before it has answered.
 const DIALS: u32 = 3;
+
+/// For the guest to notice the end of the connection and to come to rest. There is no event for it.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Lets go of the guest, pauses the machine and writes it to files, which `step` says in words.
+pub(crate) async fn save(
+    id: &SandboxId,
+    vm: &dyn Vm,
+    guest: GuestClient,
+    to: &DeviceState,
+    step: &'static str,
+) -> Result<(), EngineError> {
+    // A clone finds no open connection of ours in its memory.
+    drop(guest);
+    // Nor does it have to deal with the end of it: the guest does that, and comes to rest, before.
+    tokio::time::sleep(SETTLE).await;
+    vm.pause()
+        .await
+        .map_err(|source| vmm_error(id, "pause", source))?;
+    vm.snapshot(to)
+        .await
+        .map_err(|source| vmm_error(id, step, source))
+}
 
 pub(crate) fn vmm_error(id: &SandboxId, step: &'static str, source: VmmError) -> EngineError {
     EngineError::Vmm {

@@ -23,7 +23,7 @@ mod registry;
 mod suspend;
 
 pub(crate) use boot::{ColdBoot, Started, failed, trial};
-pub(crate) use calls::{bounded, connect, vmm_error};
+pub(crate) use calls::{bounded, connect, save, vmm_error};
 pub(crate) use clone::{CloneTask, RESTORE};
 pub(crate) use messages::{Claim, ClaimAnswer, Msg, Order, Woken};
 pub(crate) use registry::Registry;

@@ -74,10 +74,8 @@ impl Registry {
     /// process has to do first.
     pub(crate) fn help(&self, task: impl Future<Output = ()> + Send + 'static) {
         if !self.lock().closed {
-            let helped = self.over.clone().run_until_cancelled_owned(task);
-            self.helpers.spawn(async move {
-                let _ = helped.await;
-            });
+            self.helpers
+                .spawn(self.over.clone().run_until_cancelled_owned(task));
         }
     }
 

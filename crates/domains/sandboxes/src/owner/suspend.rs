@@ -2,13 +2,10 @@
 
 use super::{
     CloneTask, Stop,
-    calls::{realtime_ns, vmm_error},
+    calls::{realtime_ns, save},
     random,
 };
-use crate::{
-    EngineError,
-    snapshot::{SETTLE, SnapshotKey},
-};
+use crate::{EngineError, snapshot::SnapshotKey};
 use omnirun_guest_client::{GuestClient, message::Wake};
 use omnirun_vm_machine::{Admission, Event, Request, Why};
 use omnirun_vmm::DeviceState;
@@ -94,15 +91,7 @@ impl CloneTask {
                 source,
             })?;
             let vm = vm.ok_or(EngineError::ShuttingDown)?;
-            // As before any snapshot: no open connection of ours in its memory, and none that has just ended.
-            drop(guest);
-            tokio::time::sleep(SETTLE).await;
-            vm.pause()
-                .await
-                .map_err(|source| vmm_error(&id, "pause", source))?;
-            vm.snapshot(&to)
-                .await
-                .map_err(|source| vmm_error(&id, "write its memory", source))
+            save(&id, &*vm, guest, &to, "write its memory").await
         };
         self.owned.step(step).await
     }

@@ -3,7 +3,7 @@
 use super::{Found, SnapshotError, SnapshotKey, SnapshotStore};
 use crate::{
     EngineError,
-    owner::{ColdBoot, Ends, Started, Stop, failed, vmm_error},
+    owner::{ColdBoot, Ends, Started, Stop, failed, save},
     teardown::TeardownReport,
 };
 use omnirun_vm_machine::Why;
@@ -12,12 +12,8 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 use tokio::sync::oneshot;
-
-/// For the guest to notice the end of the connection and to come to rest. There is no event for it.
-pub(crate) const SETTLE: Duration = Duration::from_millis(250);
 
 /// The owner task of a cold boot.
 struct BootTask {
@@ -101,18 +97,7 @@ impl BootTask {
         };
         self.cold
             .owned
-            .step(async {
-                // A clone finds no open connection of ours in its memory.
-                drop(guest);
-                // Nor does it have to deal with the end of it: the guest does that, and comes to rest, before.
-                tokio::time::sleep(SETTLE).await;
-                vm.pause()
-                    .await
-                    .map_err(|source| vmm_error(&id, "pause", source))?;
-                vm.snapshot(&to)
-                    .await
-                    .map_err(|source| vmm_error(&id, "snapshot", source))
-            })
+            .step(save(&id, &*vm, guest, &to, "snapshot"))
             .await?;
         Ok(made)
     }

@@ -31,7 +31,7 @@ pub use key::SnapshotKey;
 pub use store::{SnapshotInfo, SnapshotLimits};
 pub use template::Template;
 
-pub(crate) use boot::{SETTLE, make};
+pub(crate) use boot::make;
 pub(crate) use found::{Found, Lookup};
 pub(crate) use store::SnapshotStore;
 
