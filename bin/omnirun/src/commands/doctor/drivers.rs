@@ -31,12 +31,7 @@ pub async fn look(args: DriverArgs, data: Option<&DataDir>) -> Drivers {
     };
     let scratch = data.map_or_else(std::env::temp_dir, DataDir::tmp);
     let accelerator = accel::detect();
-    let chosen = match data {
-        Some(data) => args.find(data).await,
-        None => omnirun_vmm::detect(args.driver, None, &scratch)
-            .await
-            .map_err(Into::into),
-    };
+    let chosen = omnirun_vmm::detect(args.driver, installed.as_deref(), &scratch).await;
     let facts = chosen.as_ref().ok().map(|vmm| vmm.facts().clone());
     let needs_qemu = facts.as_ref().is_none_or(|facts| facts.driver == "qemu");
 
@@ -47,15 +42,22 @@ pub async fn look(args: DriverArgs, data: Option<&DataDir>) -> Drivers {
         ),
         None => Check::missing(
             "driver",
-            chosen
-                .as_ref()
-                .err()
-                .map(|e| format!("{e:#}"))
-                .unwrap_or_default(),
+            chosen.as_ref().err().map(|e| chain(e)).unwrap_or_default(),
         ),
     }];
-    checks.push(firecracker(&accelerator, installed.as_deref(), damaged, &scratch).await);
-    checks.push(qemu(&Qemu::find().await, needs_qemu));
+    // The one that was chosen has been found already.
+    let version = |driver| {
+        let found = facts.as_ref().filter(|facts| facts.driver == driver);
+        found.map(|facts| facts.version.clone())
+    };
+    checks.push(match version("firecracker").filter(|_| damaged.is_none()) {
+        Some(version) => Check::ok("Firecracker", version),
+        None => firecracker(&accelerator, installed.as_deref(), damaged, &scratch).await,
+    });
+    checks.push(match version("qemu") {
+        Some(version) => Check::ok("QEMU", version),
+        None => qemu(&Qemu::find().await, needs_qemu),
+    });
     checks.push(accelerator_check(&accelerator));
     if let Some(facts) = &facts {
         checks.extend(confinement(facts));
