@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tiny::{
-    Bench, alive, alive_with, ends_at_once, goes_on_with_its_disk, needs_its_base, snapshot, status, until,
-    waits_to_load,
+    Bench, alive, alive_with, ends_at_once, goes_on_with_its_disk, needs_its_base, refuses_another_disk,
+    snapshot, status, until, waits_to_load,
 };
 
 async fn qemu() -> Arc<dyn Vmm> {
@@ -152,15 +152,7 @@ async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
                 "{line}"
             );
         }
-        // A second one is refused: a session disk is attached once.
-        let more = tempfile::tempfile().expect("a disk");
-        let refused = vm
-            .attach_disk(AttachDisk {
-                file: more.into(),
-                bytes,
-            })
-            .await;
-        assert!(matches!(refused, Err(VmmError::Refused { .. })), "{refused:?}");
+        refuses_another_disk(&bench, &*vm, bytes).await;
         vm.kill();
         vm.wait().await;
     }

@@ -25,8 +25,8 @@ use std::{
     sync::Arc,
 };
 use tiny::{
-    Bench, Files, alive, alive_with, ends_at_once, goes_on_with_its_disk, needs_its_base, status, until,
-    waits_to_load,
+    Bench, Files, alive, alive_with, booted, ends_at_once, goes_on_with_its_disk, needs_its_base,
+    refuses_another_disk, status, until, waits_to_load,
 };
 
 /// The driver; `None`, with a word, where it cannot be.
@@ -146,14 +146,7 @@ async fn a_disk_is_attached_to_a_paused_and_to_a_running_clone() {
             bytes,
         };
         vm.attach_disk(disk).await.expect("it is attached");
-        let more = tempfile::tempfile_in(bench.dir.path()).expect("a disk");
-        let refused = vm
-            .attach_disk(AttachDisk {
-                file: more.into(),
-                bytes,
-            })
-            .await;
-        assert!(matches!(refused, Err(VmmError::Refused { .. })), "{refused:?}");
+        refuses_another_disk(&bench, &*vm, bytes).await;
         vm.kill();
         vm.wait().await;
     }

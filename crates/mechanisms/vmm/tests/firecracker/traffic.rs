@@ -113,10 +113,7 @@ async fn a_guest_is_heard_and_its_disk_written_before_and_after_a_restore() {
     let (Some(vmm), Some(bench)) = (driver().await, talking()) else {
         return;
     };
-    let booted = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
+    let booted = booted(&bench, &vmm).await;
     until("the guest has booted", || booted.console_tail().contains("B.")).await;
     let mut channel = connect(&*booted).await;
     echo(&mut channel, b"hello").await;
@@ -175,10 +172,7 @@ async fn every_clone_answers_though_the_snapshot_was_taken_amid_traffic() {
     let (Some(vmm), Some(bench)) = (driver().await, talking()) else {
         return;
     };
-    let booted = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
+    let booted = booted(&bench, &vmm).await;
     let mut channel = connect(&*booted).await;
     echo(&mut channel, b"hello").await;
     // On their way in and out when the machine stops (firecracker#5969).
@@ -204,10 +198,7 @@ async fn a_machine_that_goes_on_after_a_pause_still_answers_saved_or_not() {
     let (Some(vmm), Some(bench)) = (driver().await, talking()) else {
         return;
     };
-    let vm = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
+    let vm = booted(&bench, &vmm).await;
     for saves in [false, true, false, false, true, true] {
         let mut channel = connect(&*vm).await;
         echo(&mut channel, b"hello").await;

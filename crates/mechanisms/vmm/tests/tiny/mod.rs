@@ -133,12 +133,22 @@ impl Bench {
 /// A snapshot's memory and state, opened.
 pub type Files = (Arc<OwnedFd>, Arc<OwnedFd>);
 
+/// Boots the guest.
+pub async fn booted(bench: &Bench, vmm: &dyn Vmm) -> Box<dyn Vm> {
+    let spec = bench.boot(bench.identity("boot"));
+    vmm.start(spec).await.expect("it boots")
+}
+
+/// That a second disk is refused: a session disk is attached once.
+pub async fn refuses_another_disk(bench: &Bench, vm: &dyn Vm, bytes: u64) {
+    let file = tempfile::tempfile_in(bench.dir.path()).expect("a disk").into();
+    let refused = vm.attach_disk(AttachDisk { file, bytes }).await;
+    assert!(matches!(refused, Err(VmmError::Refused { .. })), "{refused:?}");
+}
+
 /// Boots the guest, waits until it runs, and takes its snapshot, into the files `memory` and `state`.
 pub async fn snapshot(bench: &Bench, vmm: &dyn Vmm) -> Files {
-    let vm = vmm
-        .start(bench.boot(bench.identity("boot")))
-        .await
-        .expect("it boots");
+    let vm = booted(bench, vmm).await;
     until("the guest has booted", || vm.console_tail().contains("B.")).await;
     vm.pause().await.expect("it pauses");
     let to = DeviceState {
