@@ -54,15 +54,19 @@ pub fn vmms(data: &Path) -> Vec<(u32, String)> {
     all
 }
 
-/// Firecracker, in its jail, is at the root.
 fn is_vmm(line: &str) -> bool {
-    line.contains("qemu-system") || line.contains(" --id sbx-")
+    line.contains("qemu-system") || is_jailed(line)
+}
+
+/// Whether it is a Firecracker, or its jailer: nobody else has a table of mounts of his own.
+fn is_jailed(line: &str) -> bool {
+    line.contains(" --id sbx-")
 }
 
 /// Processes, other than this one, that hold anything of the folder.
 fn processes(root: &Path) -> Vec<(u32, String)> {
     let mut found = Vec::new();
-    let within = in_its_file_system(root);
+    let within = Within::of(root);
     for entry in entries(Path::new("/proc")) {
         let pid = entry
             .file_name()
@@ -79,7 +83,7 @@ fn processes(root: &Path) -> Vec<(u32, String)> {
             .iter()
             .any(|l| fs::read_link(l).is_ok_and(|to| to.starts_with(root)));
         if (holds && (is_vmm(&line) || line.contains("omnirun")))
-            || (is_vmm(&line) && mounts(&entry, &within))
+            || (is_jailed(&line) && mounts(&entry, &within))
         {
             found.push((pid, line.chars().take(200).collect()));
         }
@@ -88,19 +92,35 @@ fn processes(root: &Path) -> Vec<(u32, String)> {
 }
 
 /// Whether a process has something of this folder mounted: what is in a jail has no other name outside it.
-fn mounts(process: &Path, folder: &Path) -> bool {
+fn mounts(process: &Path, folder: &Within) -> bool {
     let table = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-    let mut roots = table.lines().filter_map(|line| line.split(' ').nth(3));
-    roots.any(|root| Path::new(root).starts_with(folder))
+    table.lines().any(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let (device, root) = (fields.next(), fields.next());
+        device == Some(&folder.device) && root.is_some_and(|root| Path::new(root).starts_with(&folder.path))
+    })
 }
 
-/// A folder's path in the file system that it is on.
-fn in_its_file_system(folder: &Path) -> PathBuf {
-    let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
-    let here = device(folder);
-    let top = folder.ancestors().take_while(|path| device(path) == here).last();
-    let within = top.and_then(|top| folder.strip_prefix(top).ok());
-    Path::new("/").join(within.unwrap_or(folder))
+/// A folder as a table of mounts has it.
+struct Within {
+    /// The number of its file system's device.
+    device: String,
+    /// Its path in that file system.
+    path: PathBuf,
+}
+
+impl Within {
+    fn of(folder: &Path) -> Self {
+        let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+        let here = device(folder);
+        let top = folder.ancestors().take_while(|path| device(path) == here).last();
+        let within = top.and_then(|top| folder.strip_prefix(top).ok());
+        let number = here.unwrap_or_default();
+        Self {
+            device: format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number)),
+            path: Path::new("/").join(within.unwrap_or(folder)),
+        }
+    }
 }
 
 fn control_groups(dir: &Path, depth: u32, found: &mut Vec<String>) {

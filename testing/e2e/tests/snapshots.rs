@@ -158,6 +158,7 @@ fn reseal(dir: &Path, ours: &Path, theirs: &Path) {
         .output()
         .expect("python3 starts");
     let mac = text(&mac.stdout).trim().to_owned();
-    let sealed = serde_json::json!({"body": body, "mac": mac}).to_string();
-    replace(&ours.join("manifest.json"), |_| sealed.into_bytes());
+    // In the very form in which it is written: any other is refused before the VMM sees a file.
+    let sealed = serde_json::to_vec_pretty(&serde_json::json!({"body": body, "mac": mac})).expect("JSON");
+    replace(&ours.join("manifest.json"), |_| sealed);
 }
