@@ -129,6 +129,27 @@ async fn a_jail_has_only_what_its_machine_needs() {
     assert!(!ours.contains("/root/base"), "nothing is mounted on the host");
 }
 
+#[tokio::test]
+async fn its_group_has_limits_though_another_owner_has_only_just_made_the_parent() {
+    let Some(vmm) = driver().await else { return };
+    let bench = bench();
+    // What another owner has done when it is about to open the parent to the controllers.
+    for root in hierarchies() {
+        let _ = fs::create_dir(root.join("omnirun"));
+    }
+    let identity = bench.identity("booted");
+    let booted = vmm.start(bench.boot(identity.clone())).await.expect("it boots");
+    let confinement = &vmm.facts().confinement;
+    let limited = confinement.split("with limits (").nth(1).unwrap_or_default();
+    for (controller, file) in [("memory", "memory.max"), ("cpu", "cpu.max"), ("pids", "pids.max")] {
+        for group in control_groups(&identity.sandbox).filter(|_| limited.contains(controller)) {
+            let limit = fs::read_to_string(group.join(file)).expect("its limit");
+            assert!(!limit.starts_with("max"), "{file}: {limit}");
+        }
+    }
+    ends_at_once(&*booted).await;
+}
+
 /// `writes` is how large a file may become that it writes to.
 fn compare(vmm: &Firecracker, vm: &dyn Vm, sandbox: &SandboxId, kind: &[&str], writes: u64) {
     let pid = vm.pid();

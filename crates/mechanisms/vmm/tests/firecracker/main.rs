@@ -296,10 +296,16 @@ fn jailed(sandbox: &SandboxId) -> String {
 }
 
 fn has_control_group(sandbox: &SandboxId) -> bool {
+    control_groups(sandbox).next().is_some()
+}
+
+/// The sandbox's control group, while there is one.
+fn control_groups(sandbox: &SandboxId) -> impl Iterator<Item = PathBuf> {
     let id = sandbox.as_str().replace('_', "-");
-    hierarchies()
-        .iter()
-        .any(|root| root.join("omnirun").join(&id).exists())
+    let paths = hierarchies()
+        .into_iter()
+        .map(move |root| root.join("omnirun").join(&id));
+    paths.filter(|path| path.exists())
 }
 
 /// Where unified hierarchies of control groups are mounted.

@@ -30,6 +30,8 @@ const OVERHEAD: u64 = 128 << 20;
 const THREADS: u32 = 16;
 /// The end of a process that was killed, on a host under load.
 const ENDS: Duration = Duration::from_secs(10);
+/// Not in every kernel, where the memory controller is.
+const SWAP: &str = "memory.swap.max";
 /// The period of `cpu.max`, in microseconds.
 const PERIOD: u64 = 100_000;
 
@@ -106,7 +108,7 @@ impl Hierarchy {
         let cpu = (u64::from(size.vcpus) + 1) * PERIOD;
         let limits = [
             ("memory", "memory.max", memory.to_string()),
-            ("memory", "memory.swap.max", "0".to_owned()),
+            ("memory", SWAP, "0".to_owned()),
             ("cpu", "cpu.max", format!("{cpu} {PERIOD}")),
             ("pids", "pids.max", (size.vcpus + THREADS).to_string()),
         ];
@@ -116,10 +118,15 @@ impl Hierarchy {
                 continue;
             }
             let path = group.path.join(file);
-            match fs::write(&path, value) {
+            let mut written = fs::write(&path, &value);
+            if file != SWAP && written.as_ref().is_err_and(is_missing) {
+                // Another owner has made the parent just now, and not opened it to the controllers yet.
+                written = open(&self.root).and_then(|_| fs::write(&path, &value));
+            }
+            match written {
                 Ok(()) => {}
                 // A kernel without swap accounting.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && file == "memory.swap.max" => {}
+                Err(e) if file == SWAP && is_missing(&e) => {}
                 // Not every disk can be limited.
                 Err(error) if controller == "io" => {
                     tracing::debug!(%error, "a VM's use of its disk is not limited")
@@ -140,6 +147,14 @@ impl Hierarchy {
         }
         fs::create_dir(path)
     }
+}
+
+/// Whether a file of a group is not there. In a hierarchy, where none can be created, that is a refusal to create it.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Makes the parent of all groups, if need be, and opens to them the controllers that can be; says which.
@@ -230,7 +245,7 @@ fn end_all(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         Ok(()) => {}
         // A kernel before 5.14.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => kill_each(path)?,
+        Err(e) if is_missing(&e) => kill_each(path)?,
         Err(e) => return Err(e),
     }
     let until = Instant::now() + ENDS;
