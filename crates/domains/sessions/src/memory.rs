@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// What writing a memory may take. Nobody waits for it but the worker's end: one that is so large, or goes to so slow a
 /// disk, is not kept.
-const SUSPEND: Duration = Duration::from_secs(20);
+const SUSPEND: Duration = Duration::from_secs(60);
 
 impl Preparer {
     /// What the memory of a generation is bound to.
