@@ -42,9 +42,7 @@ impl Machine {
     /// See [`Vm::channel`](crate::Vm::channel).
     pub(super) async fn connect_agent(&self) -> Result<ChannelStream, VmmError> {
         // The guest serves one connection at a time. The earlier one ends, so that it comes to this one.
-        if let Some(earlier) = self.kept().take() {
-            let _ = shutdown(&earlier, Shutdown::Both);
-        }
+        self.end_connection();
         let (within, booted) = match self.booted {
             true => (BOOT, true),
             false => (TAKEN, false),
@@ -69,6 +67,14 @@ impl Machine {
         let kept = stream.as_fd().try_clone_to_owned().map_err(failed)?;
         *self.kept() = Some(kept);
         Ok(stream)
+    }
+
+    /// Ends the connection that there is. To be done as well once the guest was ordered to reset its own end: it tells
+    /// Firecracker only if something is sent to it, and who waits for an answer here would wait for ever.
+    pub(super) fn end_connection(&self) {
+        if let Some(earlier) = self.kept().take() {
+            let _ = shutdown(&earlier, Shutdown::Both);
+        }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {

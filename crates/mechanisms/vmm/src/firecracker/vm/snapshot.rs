@@ -68,7 +68,7 @@ impl Machine {
         // Their bytes live on in our descriptors.
         let removed = self.jail.remove(MEMORY).and(self.jail.remove(STATE));
         self.asked(step, taken).await?;
-        self.unsaved.store(false, Ordering::Relaxed);
+        self.reset_was_ordered();
         removed?;
         let [their_memory, their_state] = theirs;
         for (file, good) in [(&their_memory, bytes..=bytes), (&their_state, 1..=MAX_STATE)] {
@@ -91,6 +91,11 @@ impl Machine {
         })
     }
 
+    fn reset_was_ordered(&self) {
+        self.unsaved.store(false, Ordering::Relaxed);
+        self.end_connection();
+    }
+
     /// Has the guest of a paused machine ordered to reset its vsock, which is what a snapshot begins with. There is no
     /// place for it to go to, so it ends there.
     pub(super) async fn order_reset(&self) -> Result<(), VmmError> {
@@ -103,7 +108,7 @@ impl Machine {
             Err(ApiError::Fault(_)) => Ok(()),
             answer => self.asked("resetting the channel", answer).await,
         }?;
-        self.unsaved.store(false, Ordering::Relaxed);
+        self.reset_was_ordered();
         Ok(())
     }
 }
