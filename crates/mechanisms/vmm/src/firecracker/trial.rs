@@ -123,7 +123,12 @@ fn locked(folder: &Path) -> io::Result<Option<File>> {
 /// The folders of trials whose processes are no more.
 pub(super) fn killed(scratch: &Path) -> Result<Vec<PathBuf>, VmmError> {
     let found = abandoned(scratch)?.into_iter();
-    Ok(found.map(|(identity, _)| identity.run_dir).collect())
+    let let_go = found.map(|(identity, lock)| {
+        // Closing it does not do: a process that is started just now has it as well.
+        let _ = flock(&lock, FlockOperation::Unlock);
+        identity.run_dir
+    });
+    Ok(let_go.collect())
 }
 
 /// Ends and removes them; says which.
