@@ -13,7 +13,7 @@ use std::{
 
 /// Version of the folder's layout.
 const LAYOUT: i64 = 1;
-const SUBFOLDERS: [&str; 6] = ["images", "snapshots", "sessions", "owners", "run", "tmp"];
+const SUBFOLDERS: [&str; 7] = ["images", "snapshots", "sessions", "owners", "run", "audit", "tmp"];
 
 /// File systems that are reached over a network, by the magic of `statfs(2)`.
 const NETWORK: [(u32, &str); 15] = [
@@ -129,6 +129,11 @@ impl DataDir {
     /// Run folders of VMs.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
+    }
+
+    /// What left sandboxes and what was stopped.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
     }
 
     /// Work in progress.

@@ -10,6 +10,7 @@
 //!     sessions/         session disks
 //!     owners/<id>.lock  held with flock for the life of an owner            [owner]
 //!     run/<sandbox>/    sockets and logs of one VM
+//!     audit/            what left sandboxes, one file for each session      [audit]
 //!     tmp/              work in progress; whoever works there holds a lock
 //!     **/*.new          a file that is being written, locked by its writer  [atomic]
 //! ```
@@ -22,6 +23,7 @@
 //! power may cost the last ones, never the database's consistency.
 
 mod atomic;
+mod audit;
 mod data_dir;
 mod db;
 mod error;
@@ -30,6 +32,7 @@ pub mod sessions;
 mod vms;
 
 pub use atomic::{FileLock, Unfinished, sync_dir, write_atomic};
+pub use audit::AuditLog;
 pub use data_dir::DataDir;
 pub use db::Db;
 pub use error::StoreError;
