@@ -31,9 +31,17 @@ fn spawn(launch: &Launch) -> Child {
     script += &format!(
         "cd {cwd} 2>&60 || cd /; unset -v PWD OLDPWD SHLVL _; exec -a /bin/bash /bin/bash --noprofile --norc"
     );
-    let mut command = Command::new("/bin/bash");
+    // A signal that is ignored from birth cannot be trapped: a test run in the background begins so, the agent does not.
+    let mut command = Command::new("env");
     command
-        .args(["--noprofile", "--norc", "-c", &script])
+        .args([
+            "--default-signal",
+            "/bin/bash",
+            "--noprofile",
+            "--norc",
+            "-c",
+            &script,
+        ])
         .env_clear()
         .process_group(0)
         .stdin(Stdio::null());
