@@ -1,11 +1,13 @@
 //! For programs on the host.
 //!
 //! ```text
+//!   net         network namespaces and taps
 //!   spawn       a process with exactly the descriptors, identity and limits it is named
 //!   ready       a descriptor in the async runtime
 //!   kvm_probe   runs a guest of a few instructions, to see whether a stock kernel could run
 //! ```
 
 pub mod kvm_probe;
+pub mod net;
 pub mod ready;
 pub mod spawn;
