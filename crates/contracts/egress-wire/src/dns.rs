@@ -23,6 +23,10 @@
 //! ClientHello, tunnels through DNS ([`Query::tunnel`] caps what fits in a name under a listed wildcard; the rate is the
 //! caller's to cap), and names that differ from reader to reader.
 //!
+//! Queries are read by hand, as `hickory-proto` is too kind for a gate: it lets any byte into a label, follows pointers in
+//! a question and passes over what follows a message. The tests and the fuzz target compare the two: what is read here is
+//! what it reads, and it reads every answer.
+//!
 //! An answer fits in 512 bytes also for the longest name: [`MAX_ADDRESSES`] is chosen so. So nothing is cut off on UDP,
 //! which musl before 1.2.4 could not have asked for again over TCP.
 

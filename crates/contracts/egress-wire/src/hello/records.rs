@@ -26,14 +26,14 @@ pub(super) fn message(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Bad> {
             return Ok(None);
         };
         records += 1;
+        if at + HEADER + length > MAX {
+            return Err(Bad::TooLong);
+        }
         let fragment = &header[HEADER..];
         let here = &fragment[..fragment.len().min(length)];
         prefix.take(here);
         prefix.check()?;
         got += length;
-        if at + HEADER + length > MAX {
-            return Err(Bad::TooLong);
-        }
         if let Some(total) = prefix.total()? {
             // A hello is followed by new keys, so a record ends with it (RFC 8446, section 5.1); and before TLS 1.3 no
             // client has a second message to send.

@@ -1,10 +1,11 @@
 //! What holds for any stream.
 
-mod support;
-
+use crate::{
+    parts::{Parts, SAMPLE, records, server_names, vector},
+    peer::agree,
+};
 use omnirun_egress_wire::hello::{Hello, parse};
 use proptest::{collection::vec, prelude::*, sample::Index};
-use support::{Parts, SAMPLE, agree, records, server_names, vector};
 
 /// Hellos that are well-formed in most places, and odd in some.
 fn parts() -> impl Strategy<Value = Parts> {
