@@ -1,7 +1,7 @@
 //! A guest's DNS queries, and the answers that it is given.
 //!
 //! [`query`] reads one message; the caller decides, and [`answer`] writes what it decided. Nothing of a query ever goes
-//! on: the proxy resolves the [`Name`](crate::Name) that it made of [`Query::name`] with queries of its own, so the
+//! on: the proxy resolves the [`Name`](crate::Name) of [`Query::host`] with queries of its own, so the
 //! letters' case, options, flags and the id, all of which a guest could write messages into, end here.
 //!
 //! What is read (RFC 1035, sections 3.1 and 4.1; RFC 6891, section 6.1): an ordinary query, class IN, with exactly one

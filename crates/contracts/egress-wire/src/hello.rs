@@ -34,6 +34,7 @@ mod body;
 mod records;
 
 use crate::Name;
+use std::fmt;
 
 /// At most so many bytes of a stream are looked at for a hello. Post-quantum key shares make one of 1.8 KiB; session
 /// tickets and several key shares may add some KiB.
@@ -58,7 +59,7 @@ pub enum Hello {
 }
 
 /// A ClientHello.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientHello {
     /// The server's name, if there is one.
     pub name: Option<Name>,
@@ -68,6 +69,18 @@ pub struct ClientHello {
     pub alpn: Vec<Vec<u8>>,
     /// How many bytes of the stream it took, with its records' headers.
     pub length: usize,
+}
+
+impl fmt::Debug for ClientHello {
+    /// Without the protocols' names, which are any bytes of the guest's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientHello")
+            .field("name", &self.name)
+            .field("ech", &self.ech)
+            .field("protocols", &self.alpn.len())
+            .field("length", &self.length)
+            .finish()
+    }
 }
 
 /// Why a stream is not let through.

@@ -25,4 +25,5 @@ pub mod hello;
 mod host;
 pub mod http;
 
-pub use host::{BadName, Host, Name};
+pub use host::Host;
+pub use omnirun_egress_policy::{BadName, Name};

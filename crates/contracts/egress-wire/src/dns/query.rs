@@ -1,7 +1,7 @@
 //! Queries.
 
 use super::{HEADER, IN, Kind, OPT, Over, answer, code, flag};
-use crate::cursor::Cursor;
+use crate::{Name, cursor::Cursor};
 
 /// The longest datagram that is read; a query with a cookie and padding has about 130 bytes.
 pub const MAX_UDP: usize = 512;
@@ -56,6 +56,11 @@ impl Query {
     /// The name, dotted, lower-case, without the last dot; empty for the root. Of letters, digits, `-`, `_` and dots.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name, if it is one that a host may have.
+    pub fn host(&self) -> Option<Name> {
+        Name::parse(self.name.as_bytes()).ok()
     }
 
     /// What is asked for.

@@ -29,6 +29,7 @@ fn recorded_queries_and_each_of_their_prefixes() {
         let found = sound(&bytes);
         assert_eq!((found.name(), found.kind()), (host, kind.into()), "{file}");
         assert_eq!(found.tunnel(), None);
+        assert_eq!(found.host().unwrap().as_str(), host);
         for at in 0..bytes.len() {
             assert!(query(&bytes[..at], Over::Udp).is_err(), "{file}, {at}");
         }
