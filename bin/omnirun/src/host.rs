@@ -87,6 +87,7 @@ pub async fn open(
         vmm: vmm.clone(),
         command: command.to_owned(),
         pool_memory,
+        network: None,
         snapshots: SnapshotLimits::default(),
         say: Arc::new(|notice| crate::output::say(format_args!("omnirun: {notice}"))),
     })

@@ -44,6 +44,7 @@ impl Worker {
             vmm: crate::driver().await,
             command: "e2e sessions".to_owned(),
             pool_memory: None,
+            network: None,
             snapshots: SnapshotLimits::default(),
             say: Arc::new(|notice| eprintln!("{notice}")),
         })

@@ -74,6 +74,7 @@ async fn clones_of_a_machine_that_was_saved_amid_traffic_answer() {
             identity: lab.identity(),
             base: lab.image.base.clone(),
             size: SIZE,
+            network: None,
             memory: Arc::clone(&memory),
             state: Arc::new(File::open(&to.state).expect("the state").into()),
             disk: None,
@@ -355,6 +356,7 @@ impl Lab {
             cmdline: String::new(),
             base: self.image.base.clone(),
             size: SIZE,
+            network: None,
         };
         let vm = self.vmm.start(spec).await.expect("it boots");
         let stream = vm.channel().await;

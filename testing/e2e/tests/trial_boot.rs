@@ -3,7 +3,9 @@
 use omnirun_e2e::{driver, private_data};
 use omnirun_ids::ByteSize;
 use omnirun_images::ImageStore;
-use omnirun_sandboxes::{Engine, EngineConfig, IsolationGroup, SandboxSize, SandboxSpec, SnapshotLimits};
+use omnirun_sandboxes::{
+    Card, Engine, EngineConfig, IsolationGroup, SandboxSize, SandboxSpec, SnapshotLimits,
+};
 use omnirun_store::{DataDir, Db};
 use std::{fs, sync::Arc, time::Duration};
 
@@ -20,6 +22,7 @@ async fn a_guest_that_comes_up_passes_and_one_that_does_not_says_why() {
         vmm: driver().await,
         command: "e2e trial".to_owned(),
         pool_memory: None,
+        network: None,
         snapshots: SnapshotLimits::default(),
         say: Arc::new(|notice| panic!("{notice}")),
     })
@@ -32,6 +35,7 @@ async fn a_guest_that_comes_up_passes_and_one_that_does_not_says_why() {
             memory: ByteSize::mib(256),
         },
         group: IsolationGroup::local(),
+        card: Card::None,
         purpose: "e2e trial".to_owned(),
         suspendable: false,
     };

@@ -24,7 +24,7 @@ pub(in crate::commands) use finish::own_words;
 use omnirun_guest_client::message::Exec;
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_sandboxes::{
-    Begun, ClaimSpec, Engine, First, IsolationGroup, Sandbox, SandboxSize, SandboxSpec, check_disk,
+    Begun, Card, ClaimSpec, Engine, First, IsolationGroup, Sandbox, SandboxSize, SandboxSpec, check_disk,
 };
 use pipes::Outcome;
 use std::{
@@ -209,6 +209,7 @@ async fn prepared(
         image,
         size,
         group: IsolationGroup::local(),
+        card: Card::None,
         purpose: "omnirun run".to_owned(),
         suspendable: false,
     };
@@ -258,6 +259,7 @@ async fn scratch(
         env,
         user,
         cwd,
+        egress: None,
         purpose: "omnirun run".to_owned(),
     })
 }

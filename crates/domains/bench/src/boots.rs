@@ -80,6 +80,7 @@ impl BenchDisk {
             env: Vec::new(),
             user: String::new(),
             cwd: String::new(),
+            egress: None,
             purpose: "omnirun bench".to_owned(),
         })
     }

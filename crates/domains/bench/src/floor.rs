@@ -96,6 +96,7 @@ impl Floor {
                 identity,
                 base: self.image.base.clone(),
                 size: self.size,
+                network: None,
                 memory: self.memory.clone(),
                 state: self.state.clone(),
                 disk: None,
@@ -136,6 +137,7 @@ fn boot_spec(image: &Image, size: MachineSize, identity: VmIdentity, initramfs: 
         cmdline: String::new(),
         base: image.base.clone(),
         size,
+        network: None,
     }
 }
 

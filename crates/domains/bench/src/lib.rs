@@ -27,7 +27,7 @@ pub use report::{Figure, HostFacts, Report, Samples};
 pub use worker::host_side;
 
 use omnirun_images::{Image, ImageStore};
-use omnirun_sandboxes::{Engine, IsolationGroup, SandboxSize, SandboxSpec};
+use omnirun_sandboxes::{Card, Engine, IsolationGroup, SandboxSize, SandboxSpec};
 use omnirun_vmm::Vmm;
 use std::{path::PathBuf, sync::Arc};
 
@@ -60,6 +60,7 @@ impl Setup {
             image: self.image.clone(),
             size: self.size,
             group: IsolationGroup::local(),
+            card: Card::None,
             purpose: "omnirun bench".to_owned(),
             suspendable: false,
         }

@@ -5,7 +5,7 @@ mod suspend;
 mod templates;
 
 use crate::{
-    EngineError,
+    EngineError, Network,
     owner::{Claim, CloneTask, Context, Order, RESTORE, Registry, Woken, ask_end, draw_id},
     pool::{Pool, PoolHandle},
     sandbox::{Begun, First, Sandbox, Shared},
@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub command: String,
     /// Memory for spare clones; none: a quarter of what is free now.
     pub pool_memory: Option<ByteSize>,
+    /// Where cards lead; none: no sandbox has one.
+    pub network: Option<Arc<dyn Network>>,
     /// How much of snapshots is kept.
     pub snapshots: SnapshotLimits,
     /// Who hears of what takes long.
@@ -86,6 +88,7 @@ impl Engine {
             vmm,
             command,
             pool_memory,
+            network,
             snapshots,
             say,
         } = config;
@@ -97,6 +100,7 @@ impl Engine {
             vmm,
             owner: owner.id().clone(),
             data: data.clone(),
+            network,
         };
         let inner = Inner {
             context: Arc::new(context),
@@ -241,6 +245,11 @@ impl Engine {
         let reports = self.inner.registry.shutdown().await;
         // Spares that arrived meanwhile have been ended with the rest.
         self.inner.pool.clear();
+        if let Some(network) = &self.inner.context.network {
+            for left in network.shutdown().await {
+                tracing::warn!("still there: {left}; the next omnirun command removes it");
+            }
+        }
         self.leave();
         reports
     }
@@ -325,9 +334,10 @@ impl Inner {
         let order = Box::new(Order {
             purpose: spec.purpose.clone(),
             claim,
+            egress: None,
             ready,
         });
-        let given = match self.pool.take_waiting(template) {
+        let given = match self.pool.take_waiting(template, spec.card) {
             Some(waiting) => waiting.give(order),
             None => Err(order),
         };

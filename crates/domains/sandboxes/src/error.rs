@@ -63,6 +63,17 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
+    /// The network of the sandbox.
+    #[error("sandbox {sandbox}: the network failed to {step}")]
+    Network {
+        /// Which.
+        sandbox: SandboxId,
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A disk of nobody's could not be made.
     #[error("cannot make a disk at {path}")]
     Disk {

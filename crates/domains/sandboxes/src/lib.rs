@@ -17,7 +17,7 @@
 //! ```
 //!
 //! ```text
-//! Engine::open(EngineConfig { data: DataDir, db: Db, vmm: Arc<dyn Vmm>, command, pool_memory, snapshots, say })
+//! Engine::open(EngineConfig { data: DataDir, db: Db, vmm: Arc<dyn Vmm>, command, pool_memory, network, snapshots, say })
 //!                                                  -> Result<Arc<Engine>, EngineError>; takes over from dead owners
 //! engine.prepare(&SandboxSpec)                     -> Result<Arc<Template>, EngineError>;   the snapshot is there
 //! engine.try_boot(&SandboxSpec)                    -> Result<Duration, EngineError>;        a guest boots here, no more
@@ -46,11 +46,13 @@
 //! - Beside the spares a clone waits whose VMM process is ready (`waiting`); it is owned and ended like the others.
 //! - A VM's row is durable before its VMM starts and goes after the teardown's check. [`Engine::open`] clears up after
 //!   owners that died.
+//! - A card leads where its policy says ([`network`]); one that nobody has claimed yet leads nowhere.
 //! - Fail closed: a clone whose wake or claim failed is killed; nothing ever runs in it.
 //! - Nothing is detached: [`Engine::shutdown`] joins every task and returns the reports.
 
 mod engine;
 mod error;
+mod network;
 mod owner;
 mod pool;
 mod sandbox;
@@ -68,6 +70,7 @@ mod tests;
 
 pub use engine::{Engine, EngineConfig, Say};
 pub use error::EngineError;
+pub use network::{Card, Egress, Network, NetworkError, Port};
 pub use omnirun_guest_client::message::Claimed;
 pub use omnirun_vm_machine::{State, Why};
 pub use pool::PoolHandle;

@@ -10,7 +10,8 @@
 //! when there is no room for one.
 
 use crate::{
-    EngineError, engine::Inner, sandbox::Sandbox, snapshot::Template, spec::SandboxSpec, waiting::Waiting,
+    Card, EngineError, engine::Inner, sandbox::Sandbox, snapshot::Template, spec::SandboxSpec,
+    waiting::Waiting,
 };
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_vm_machine::Why;
@@ -25,6 +26,20 @@ const FIRST_GUESS: ByteSize = ByteSize::mib(96);
 
 /// What a process is reckoned to cost that has loaded nothing. Firecracker has 3 MiB of its own then, QEMU 16.
 const WAITING: u64 = 24 << 20;
+
+/// What makes one spare as good as another: the snapshot, and where the card leads.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    snapshot: Digest,
+    card: Card,
+}
+
+impl Kind {
+    fn of(template: &Template, card: Card) -> Self {
+        let snapshot = template.digest.clone();
+        Self { snapshot, card }
+    }
+}
 
 #[derive(Default)]
 struct Shelf {
@@ -52,9 +67,9 @@ impl Shelf {
     }
 }
 
-/// The spares of a process, by snapshot.
+/// The spares of a process, by their kind.
 pub(crate) struct Pool {
-    shelves: Mutex<HashMap<Digest, Shelf>>,
+    shelves: Mutex<HashMap<Kind, Shelf>>,
     budget: ByteSize,
 }
 
@@ -66,7 +81,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Shelf>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Kind, Shelf>> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,15 +96,15 @@ impl Pool {
         self.lock().values().map(Shelf::held).sum()
     }
 
-    fn join(&self, digest: &Digest) {
-        self.lock().entry(digest.clone()).or_default().users += 1;
+    fn join(&self, kind: &Kind) {
+        self.lock().entry(kind.clone()).or_default().users += 1;
     }
 
     /// A user leaves; what is more than the others need goes.
-    fn leave(&self, digest: &Digest) {
+    fn leave(&self, kind: &Kind) {
         let mut surplus = Vec::new();
         let mut shelves = self.lock();
-        if let Some(shelf) = shelves.get_mut(digest) {
+        if let Some(shelf) = shelves.get_mut(kind) {
             shelf.users = shelf.users.saturating_sub(1);
             while shelf.held() > shelf.users {
                 // One on its way ends by itself when nobody receives it.
@@ -98,7 +113,7 @@ impl Pool {
                 }
             }
             if shelf.users == 0 {
-                shelves.remove(digest);
+                shelves.remove(kind);
             }
         }
         drop(shelves);
@@ -107,9 +122,9 @@ impl Pool {
         }
     }
 
-    fn pop(&self, digest: &Digest) -> Option<Popped> {
+    fn pop(&self, kind: &Kind) -> Option<Popped> {
         let mut shelves = self.lock();
-        let shelf = shelves.get_mut(digest)?;
+        let shelf = shelves.get_mut(kind)?;
         while let Some(spare) = shelf.spares.pop_front() {
             if spare.is_alive() {
                 return Some(Popped::Spare(spare));
@@ -119,10 +134,10 @@ impl Pool {
     }
 
     /// Room for one more spare, if it is wanted: a place for it, to be filled.
-    fn reserve(&self, digest: &Digest) -> Option<oneshot::Sender<Result<Sandbox, EngineError>>> {
+    fn reserve(&self, kind: &Kind) -> Option<oneshot::Sender<Result<Sandbox, EngineError>>> {
         let mut shelves = self.lock();
         let (spares, waiting) = total(&shelves);
-        let shelf = shelves.get_mut(digest)?;
+        let shelf = shelves.get_mut(kind)?;
         shelf.spares.retain(Sandbox::is_alive);
         let spares = spares.saturating_add(shelf.cost());
         if shelf.held() >= shelf.users || spares > self.budget.0 {
@@ -131,15 +146,15 @@ impl Pool {
         if spares.saturating_add(waiting) > self.budget.0 {
             shelves.values_mut().for_each(|shelf| shelf.waiting = None);
         }
-        let shelf = shelves.get_mut(digest)?;
+        let shelf = shelves.get_mut(kind)?;
         let (fill, place) = oneshot::channel();
         shelf.coming.push_back(place);
         Some(fill)
     }
 
     /// Takes the one that waits for this snapshot.
-    pub(crate) fn take_waiting(&self, template: &Arc<Template>) -> Option<Waiting> {
-        let waiting = self.lock().get_mut(&template.digest)?.waiting.take();
+    pub(crate) fn take_waiting(&self, template: &Arc<Template>, card: Card) -> Option<Waiting> {
+        let waiting = self.lock().get_mut(&Kind::of(template, card))?.waiting.take();
         waiting.filter(|waiting| waiting.serves(template))
     }
 
@@ -147,10 +162,12 @@ impl Pool {
     fn have_waiting(
         &self,
         template: &Arc<Template>,
+        card: Card,
         begin: impl FnOnce() -> Result<Waiting, EngineError>,
     ) -> Result<(), EngineError> {
+        let kind = Kind::of(template, card);
         let mut shelves = self.lock();
-        let Some(shelf) = shelves.get_mut(&template.digest) else {
+        let Some(shelf) = shelves.get_mut(&kind) else {
             return Ok(());
         };
         shelf.waiting.take_if(|waiting| !waiting.serves(template));
@@ -159,7 +176,7 @@ impl Pool {
         }
         let (spares, waiting) = total(&shelves);
         if spares.saturating_add(waiting + WAITING) <= self.budget.0
-            && let Some(shelf) = shelves.get_mut(&template.digest)
+            && let Some(shelf) = shelves.get_mut(&kind)
         {
             shelf.waiting = Some(begin()?);
         }
@@ -167,9 +184,9 @@ impl Pool {
     }
 
     /// Spares that have arrived leave the places they came in.
-    fn settle(&self, digest: &Digest, cost: Option<u64>) {
+    fn settle(&self, kind: &Kind, cost: Option<u64>) {
         let mut failed = None;
-        if let Some(shelf) = self.lock().get_mut(digest) {
+        if let Some(shelf) = self.lock().get_mut(kind) {
             shelf.cost = cost.or(shelf.cost);
             let mut waiting = VecDeque::new();
             for mut place in shelf.coming.drain(..) {
@@ -189,7 +206,7 @@ impl Pool {
     }
 }
 
-fn total(shelves: &HashMap<Digest, Shelf>) -> (u64, u64) {
+fn total(shelves: &HashMap<Kind, Shelf>) -> (u64, u64) {
     let all = shelves.values().map(Shelf::total);
     all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
@@ -210,11 +227,12 @@ pub struct PoolHandle {
 struct Joined {
     engine: Arc<Inner>,
     template: Arc<Template>,
+    kind: Kind,
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.engine.pool.leave(&self.template.digest);
+        self.engine.pool.leave(&self.kind);
     }
 }
 
@@ -244,10 +262,12 @@ impl PoolHandle {
             return Ok(joined.clone());
         }
         // Before the earlier one goes, which most likely has the same shelf.
-        self.engine.pool.join(&template.digest);
+        let kind = Kind::of(&template, self.spec.card);
+        self.engine.pool.join(&kind);
         let joined = Arc::new(Joined {
             engine: self.engine.clone(),
             template,
+            kind,
         });
         let earlier = slot.replace(joined.clone());
         drop((slot, earlier));
@@ -260,7 +280,7 @@ impl PoolHandle {
     /// [`EngineError`].
     pub async fn take(&self) -> Result<Sandbox, EngineError> {
         let joined = self.joined().await?;
-        while let Some(popped) = self.engine.pool.pop(&joined.template.digest) {
+        while let Some(popped) = self.engine.pool.pop(&joined.kind) {
             match popped {
                 Popped::Spare(sandbox) => return Ok(sandbox),
                 Popped::Coming(place) => {
@@ -280,7 +300,7 @@ impl PoolHandle {
     pub fn refill(self: &Arc<Self>) {
         // The place is taken now, if the snapshot is known: whoever takes next finds it.
         let place = match self.current() {
-            Some(joined) => match self.engine.pool.reserve(&joined.template.digest) {
+            Some(joined) => match self.engine.pool.reserve(&joined.kind) {
                 Some(fill) => Some(fill),
                 None => return self.have_waiting(&joined.template),
             },
@@ -289,8 +309,7 @@ impl PoolHandle {
         let handle = self.clone();
         self.engine.registry.help(async move {
             let Ok(joined) = handle.joined().await else { return };
-            let digest = &joined.template.digest;
-            let Some(fill) = place.or_else(|| handle.engine.pool.reserve(digest)) else {
+            let Some(fill) = place.or_else(|| handle.engine.pool.reserve(&joined.kind)) else {
                 return;
             };
             let made = handle
@@ -304,7 +323,7 @@ impl PoolHandle {
             };
             // Nobody there any more: the sandbox comes back and is dropped, which ends it.
             drop(fill.send(made));
-            handle.engine.pool.settle(digest, cost);
+            handle.engine.pool.settle(&joined.kind, cost);
             handle.have_waiting(&joined.template);
         });
     }
@@ -312,7 +331,7 @@ impl PoolHandle {
     /// Has a clone wait whose process is ready.
     fn have_waiting(&self, template: &Arc<Template>) {
         let begin = || self.engine.begin_clone(&self.spec, template, None);
-        if let Err(error) = self.engine.pool.have_waiting(template, begin) {
+        if let Err(error) = self.engine.pool.have_waiting(template, self.spec.card, begin) {
             tracing::debug!(%error, "no clone waits");
         }
     }

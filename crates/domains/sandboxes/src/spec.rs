@@ -1,5 +1,6 @@
 //! What a user of sandboxes asks for.
 
+use crate::{Card, Egress};
 use omnirun_ids::ByteSize;
 use omnirun_images::Image;
 use omnirun_vmm::MachineSize;
@@ -123,6 +124,8 @@ pub struct SandboxSpec {
     pub size: SandboxSize,
     /// Who it may share a snapshot with.
     pub group: IsolationGroup,
+    /// The network card that it has.
+    pub card: Card,
     /// What it serves, for people: `omnirun run`, a session's id.
     pub purpose: String,
     /// Whether it may be suspended later, which costs less if the VMM counts from the start what it writes.
@@ -142,6 +145,8 @@ pub struct ClaimSpec {
     pub user: String,
     /// Their working directory; empty: the template's.
     pub cwd: String,
+    /// What it may reach; none: nothing. With a card alone.
+    pub egress: Option<Egress>,
     /// What it serves now, for people.
     pub purpose: String,
 }

@@ -167,7 +167,7 @@ async fn end(row: &VmRow, vms: &Vms, reaper: &dyn Reap) -> TeardownReport {
         run_dir: row.run_dir.clone(),
     };
     let why = Why::Orphaned;
-    teardown(&identity, Process::Unknown(reaper), vms, why).await
+    teardown(&identity, Process::Unknown(reaper), None, vms, why).await
 }
 
 /// Rows whose owner has no file. Rows are read first: an owner's file is there before its first row.

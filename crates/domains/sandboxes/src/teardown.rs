@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   VMM process    killed, waited for
+//!   port           pulled: its namespace and what the egress proxy has of it
 //!   run folder     removed: sockets, logs, a half-made snapshot
 //!   row            removed, if and only if the check found nothing
 //! ```
 //!
 //! What cannot be removed keeps its row, so a later pass comes back to it.
 
+use crate::Port;
 use omnirun_ids::SandboxId;
 use omnirun_store::Vms;
 use omnirun_vm_machine::Why;
@@ -62,6 +64,7 @@ pub(crate) enum Process<'a> {
 pub(crate) async fn teardown(
     identity: &VmIdentity,
     process: Process<'_>,
+    port: Option<&dyn Port>,
     vms: &Vms,
     why: Why,
 ) -> TeardownReport {
@@ -80,6 +83,14 @@ pub(crate) async fn teardown(
             Ok(Err(error)) => left.push(format!("its VMM process: {}", crate::error::chain(&error))),
             Err(_) => left.push("its VMM process (killed, but it does not end)".to_owned()),
         },
+    }
+    // Of a dead owner's the kernel has removed it with its last descriptor.
+    if let Some(port) = port {
+        match tokio::time::timeout(EXIT_WAIT, port.pull()).await {
+            Ok(Ok(pulled)) => removed.extend(pulled),
+            Ok(Err(error)) => left.push(format!("its network: {}", crate::error::chain(&*error))),
+            Err(_) => left.push("its network (it does not end)".to_owned()),
+        }
     }
     // The folder of a VMM that still runs is what finds it again.
     if left.is_empty() {

@@ -1,5 +1,6 @@
 //! The engine over the fake: lives of sandboxes, and that nothing is left of them, wherever they go wrong.
 
+mod network;
 mod pool;
 mod snapshots;
 mod suspended;
@@ -51,6 +52,7 @@ impl Bench {
             env: vec![("A".into(), "b".into())],
             user: String::new(),
             cwd: String::new(),
+            egress: None,
             purpose: "session s".into(),
         }
     }

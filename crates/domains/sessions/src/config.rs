@@ -1,5 +1,6 @@
 //! What an operator decides about sessions.
 
+use crate::network::Allowed;
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_sandboxes::SandboxSize;
 use omnirun_store::sessions::Durability;
@@ -61,6 +62,8 @@ impl FromStr for Isolation {
 pub struct SessionsConfig {
     /// The mode, unless a session's metadata asks for more.
     pub isolation: Isolation,
+    /// What sessions may reach, unless one's metadata asks for less.
+    pub network: Allowed,
     /// The template of new sessions.
     pub template: TemplateName,
     /// vCPUs and memory of a sandbox.
@@ -86,6 +89,7 @@ impl SessionsConfig {
     pub fn new(template: TemplateName) -> Self {
         Self {
             isolation: Isolation::default(),
+            network: Allowed::nothing(),
             template,
             size: SandboxSize::default(),
             disk: DEFAULT_DISK,

@@ -7,7 +7,7 @@ use crate::{
     prepare::{PrepareError, Preparer, Ready},
     unpack::{self, UnpackError, Unpacked},
 };
-use omnirun_sandboxes::SandboxSpec;
+use omnirun_sandboxes::{Card, SandboxSpec};
 use omnirun_store::{
     StoreError, now_ms,
     sessions::{Holder, SessionHash, SessionState},
@@ -175,6 +175,7 @@ impl SessionFactory {
                 image: image_of(shared.platform.as_ref(), &row)?,
                 size: shared.config.size,
                 group: group(&row.key),
+                card: Card::None,
                 purpose: format!("omnirun session cp {}", row.key.session),
                 suspendable: false,
             };
@@ -189,6 +190,7 @@ impl SessionFactory {
             lease: Arc::new(lease),
             pool,
             row: Mutex::new(row),
+            egress: None,
             seed: false,
             ending: Mutex::new(None),
         })

@@ -3,13 +3,14 @@
 use crate::{
     BoxError, DynPool, Hands, HandsError, HandsFactory, Isolation, Platform, SessionsConfig,
     config::default_floor,
+    network::Reach,
     session::Session,
     warm::{self, Warmed},
 };
 use async_trait::async_trait;
 use omnirun_ids::{ApiId, ByteSize, SessionKey};
 use omnirun_images::Image;
-use omnirun_sandboxes::{IsolationGroup, SandboxSpec};
+use omnirun_sandboxes::{Card, IsolationGroup, SandboxSpec};
 use omnirun_store::{
     DataDir, Db, StoreError,
     sessions::{Lease, NewSession, Removal, SessionHash, SessionRow, SessionState, Sessions},
@@ -173,7 +174,8 @@ impl HandsFactory for SessionFactory {
         metadata: &BTreeMap<String, String>,
     ) -> Result<Box<dyn Hands>, HandsError> {
         let isolation = self.shared.config.isolation.for_session(metadata);
-        Ok(Box::new(open(&self.shared, key, isolation).await?))
+        let reach = self.shared.config.network.of(key, metadata);
+        Ok(Box::new(open(&self.shared, key, isolation, reach).await?))
     }
 }
 
@@ -202,7 +204,12 @@ async fn forget(shared: &Arc<Shared>, key: &SessionKey) -> Result<Vec<String>, H
 }
 
 /// Takes the lease and makes ready what does not need a VM. The first clone starts at once beside that.
-async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> Result<Session, HandsError> {
+async fn open(
+    shared: &Arc<Shared>,
+    key: &SessionKey,
+    isolation: Isolation,
+    reach: Reach,
+) -> Result<Session, HandsError> {
     let blocking = {
         let (shared, key) = (shared.clone(), key.clone());
         tokio::task::spawn_blocking(move || prepare_disk(&shared, &key))
@@ -214,21 +221,30 @@ async fn open(shared: &Arc<Shared>, key: &SessionKey, isolation: Isolation) -> R
             session: key.session.to_string(),
         })?;
     // The pool that was begun at the claim, with the clone that is on its way in it; unless the template has been built
-    // anew since.
-    let warmed = shared.warmed.take(key).filter(|(base, _)| *base == row.base);
-    let pool = warmed.map_or_else(|| pool(shared, key, image), |(_, pool)| pool);
+    // anew since, or the session wants another card.
+    let warmed = shared.warmed.take(key);
+    let warmed = warmed.filter(|warm| warm.base == row.base && warm.card == reach.card);
+    let pool = warmed.map_or_else(|| pool(shared, key, image, reach.card), |warm| warm.pool);
     // A session that goes on with its memory needs no clone.
     if row.memory.is_none() || isolation == Isolation::Call {
         pool.refill();
     }
-    Ok(Session::new(shared.clone(), lease, row, isolation, pool))
+    Ok(Session::new(
+        shared.clone(),
+        lease,
+        row,
+        isolation,
+        reach.egress,
+        pool,
+    ))
 }
 
-pub(crate) fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>) -> DynPool {
+pub(crate) fn pool(shared: &Shared, key: &SessionKey, image: Arc<Image>, card: Card) -> DynPool {
     shared.platform.pool(SandboxSpec {
         image,
         size: shared.config.size,
         group: group(key),
+        card,
         purpose: format!("session {}", key.session),
         suspendable: shared.config.isolation == Isolation::Session && shared.config.keep_memory.0 > 0,
     })

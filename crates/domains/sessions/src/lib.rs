@@ -40,6 +40,7 @@ mod engine;
 mod factory;
 mod hands;
 mod memory;
+mod network;
 mod outcome;
 pub mod pack;
 mod platform;
@@ -54,6 +55,7 @@ pub use copy::CopyError;
 pub use engine::EnginePlatform;
 pub use factory::{SessionFactory, SessionsError, isolation_group};
 pub use hands::{CallOutcome, Hands, HandsError, HandsFactory, Release, ToolCall};
+pub use network::{Allowed, NETWORK_KEY};
 pub use platform::{
     Answer, BoxError, ClaimFailure, DynPool, DynSandbox, Platform, SandboxFailure, SandboxPool,
     SessionSandbox,

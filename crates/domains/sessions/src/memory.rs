@@ -12,7 +12,7 @@
 use crate::{
     BoxError, DynSandbox,
     factory::free_and_floor,
-    prepare::{PrepareError, Preparer, Ready, claim_of, lap},
+    prepare::{PrepareError, Preparer, Ready, lap},
 };
 use omnirun_ids::ByteSize;
 use omnirun_store::{StoreError, sessions::Lease};
@@ -42,7 +42,7 @@ impl Preparer {
         row.memory = None;
         self.ended().await;
         let disk = self.disk().await?;
-        let claim = claim_of(&row, disk);
+        let claim = self.claim_of(&row, disk);
         let folder = self.shared.store.memory_folder(self.lease.hash());
         let resumed = self.pool.resume(&self.binding(&generation), &folder, claim).await;
         match resumed {

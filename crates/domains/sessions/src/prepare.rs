@@ -7,7 +7,7 @@ use crate::{
     factory::{SessionsError, Shared},
     pack,
 };
-use omnirun_sandboxes::ClaimSpec;
+use omnirun_sandboxes::{ClaimSpec, Egress};
 use omnirun_store::{
     StoreError,
     sessions::{AttachedDisk, Lease, Seed, SessionRow},
@@ -55,6 +55,8 @@ pub(crate) struct Preparer {
     pub lease: Arc<Lease>,
     pub pool: DynPool,
     pub row: Mutex<SessionRow>,
+    /// What its sandboxes may reach.
+    pub egress: Option<Egress>,
     /// Whether a seed that is due is copied; not by those who only look.
     pub seed: bool,
     /// The end of the last VM: its disk is free when this is done.
@@ -94,7 +96,7 @@ impl Preparer {
         let start = Instant::now();
         let disk = self.disk().await?;
         let mut row = self.row.lock().await;
-        let claim = claim_of(&row, disk);
+        let claim = self.claim_of(&row, disk);
         match sandbox.claim(claim).await {
             Ok(()) => {}
             Err(ClaimFailure::Disk(source)) => {
@@ -189,17 +191,18 @@ impl Preparer {
             .map_err(|e| PrepareError::Sandbox(e.into()))?;
         Ok(self.shared.store.set_seed(&self.lease, Seed::Done)?)
     }
-}
 
-/// What makes a sandbox this session's.
-pub(crate) fn claim_of(row: &SessionRow, disk: AttachedDisk) -> ClaimSpec {
-    ClaimSpec {
-        disk: disk.file,
-        disk_bytes: disk.bytes,
-        env: Vec::new(),
-        user: row.user.clone(),
-        cwd: String::new(),
-        purpose: format!("session {}", row.key.session),
+    /// What makes a sandbox this session's.
+    pub(crate) fn claim_of(&self, row: &SessionRow, disk: AttachedDisk) -> ClaimSpec {
+        ClaimSpec {
+            disk: disk.file,
+            disk_bytes: disk.bytes,
+            env: Vec::new(),
+            user: row.user.clone(),
+            cwd: String::new(),
+            egress: self.egress.clone(),
+            purpose: format!("session {}", row.key.session),
+        }
     }
 }
 

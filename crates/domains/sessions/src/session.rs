@@ -9,6 +9,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use omnirun_ids::{ApiId, Digest};
+use omnirun_sandboxes::Egress;
 use omnirun_store::sessions::{
     Admission, CallStart, Durability, Lease, SessionRow, StoredResult, admit, input_digest,
 };
@@ -44,6 +45,7 @@ impl Session {
         lease: Lease,
         row: SessionRow,
         isolation: Isolation,
+        egress: Option<Egress>,
         pool: crate::DynPool,
     ) -> Self {
         let lease = Arc::new(lease);
@@ -53,6 +55,7 @@ impl Session {
             lease: lease.clone(),
             pool,
             row: Mutex::new(row),
+            egress,
             seed: true,
             ending: Mutex::new(None),
         });

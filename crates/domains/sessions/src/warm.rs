@@ -6,6 +6,7 @@ use crate::{
     factory::{Shared, image_of, pool},
 };
 use omnirun_ids::{Digest, SessionKey};
+use omnirun_sandboxes::Card;
 use omnirun_store::sessions::{SessionHash, SessionState};
 use std::{
     collections::HashMap,
@@ -16,8 +17,12 @@ use std::{
 /// A session that was claimed and is not opened within this time keeps no clone any longer.
 const WARM: Duration = Duration::from_secs(60);
 
-/// A pool, and the base that its sandboxes have.
-type Warm = (Digest, DynPool);
+/// A pool, and what its sandboxes have.
+pub(crate) struct Warm {
+    pub(crate) base: Digest,
+    pub(crate) card: Card,
+    pub(crate) pool: DynPool,
+}
 
 /// Sessions that were claimed and not opened yet. A place without a pool is being filled.
 #[derive(Default)]
@@ -37,7 +42,7 @@ impl Warmed {
     fn expire(&self, key: &SessionKey, made: Option<&Weak<dyn crate::SandboxPool>>) {
         let mut places = self.lock();
         let ours = match (places.get(key), made) {
-            (Some(Some((_, pool))), Some(made)) => Arc::downgrade(pool).ptr_eq(made),
+            (Some(Some(warm)), Some(made)) => Arc::downgrade(&warm.pool).ptr_eq(made),
             (Some(None), None) => true,
             _ => false,
         };
@@ -84,9 +89,10 @@ fn fill(shared: &Shared, key: &SessionKey) -> Option<Weak<dyn crate::SandboxPool
     // The place is gone if the session has been opened meanwhile, with a pool of its own.
     let place = places.get_mut(key)?;
     let base = image.base_digest.clone();
-    let pool = pool(shared, key, image);
+    let card = shared.config.network.card();
+    let pool = pool(shared, key, image, card);
     pool.refill();
     let made = Arc::downgrade(&pool);
-    *place = Some((base, pool));
+    *place = Some(Warm { base, card, pool });
     Some(made)
 }

@@ -25,14 +25,26 @@ pub struct VmmFacts {
     pub accelerator: &'static str,
     /// Model and features of the virtual CPU, as far as they decide whether a snapshot can be restored.
     pub cpu: String,
-    /// The devices that a guest sees, in order. Changes when they do.
+    /// The devices that a guest without a network card sees, in order. Changes when they do.
     pub devices: &'static str,
+    /// The network card, which comes behind them.
+    pub card: &'static str,
     /// How the VMM process is confined, in words for `doctor`.
     pub confinement: String,
     /// What of control groups limits each VM in one of its own, by the kernel's names of controllers.
     pub controllers: Vec<&'static str>,
     /// What a session disk passes.
     pub disk: DiskRate,
+}
+
+impl VmmFacts {
+    /// The devices that a guest sees; `card`: whether it has a network card.
+    pub fn devices(&self, card: bool) -> String {
+        match card {
+            true => format!("{},{}", self.devices, self.card),
+            false => self.devices.to_owned(),
+        }
+    }
 }
 
 /// The size of a machine.
@@ -70,6 +82,16 @@ pub struct BootSpec {
     pub base: PathBuf,
     /// vCPUs and memory.
     pub size: MachineSize,
+    /// The network card; none: the machine has none.
+    pub network: Option<Nic>,
+}
+
+/// Where a network card ends: a network namespace with a persistent tap that nobody has open, of the name that
+/// `omnirun_guest_net::TAP` says. The driver opens it there.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// The namespace.
+    pub namespace: Arc<OwnedFd>,
 }
 
 /// A clone.
@@ -90,6 +112,8 @@ pub struct CloneSpec {
     /// Whether a snapshot of the clone is to cost by what it has written, where the VMM can count that. It is right
     /// either way.
     pub tracked: bool,
+    /// The network card, if the machine had one when its snapshot was taken.
+    pub network: Option<Nic>,
 }
 
 /// A session disk to attach.

@@ -35,7 +35,7 @@ pub use rate::DiskRate;
 pub use choice::{DriverChoice, UnknownDriver, detect};
 
 pub use api::{
-    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Prepared, Reap, Vm,
+    AttachDisk, BootSpec, ChannelStream, CloneSpec, DeviceState, Exit, MachineSize, Nic, Prepared, Reap, Vm,
     VmIdentity, Vmm, VmmError, VmmFacts,
 };
 pub use reap::Reaper;

@@ -187,6 +187,7 @@ mod tests {
             accelerator: "kvm",
             cpu: String::new(),
             devices: "",
+            card: "",
             confinement: words.into(),
             controllers: Vec::new(),
             disk: omnirun_vmm::DiskRate::default(),

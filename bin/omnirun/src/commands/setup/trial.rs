@@ -6,7 +6,9 @@ use anyhow::Context;
 use omnirun_firecracker_install::Progress;
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_images::ImageStore;
-use omnirun_sandboxes::{Engine, EngineConfig, IsolationGroup, SandboxSize, SandboxSpec, SnapshotLimits};
+use omnirun_sandboxes::{
+    Card, Engine, EngineConfig, IsolationGroup, SandboxSize, SandboxSpec, SnapshotLimits,
+};
 use omnirun_store::{DataDir, Db};
 use omnirun_vmm::{
     VmmError,
@@ -113,6 +115,7 @@ impl Bench {
             vmm: Arc::new(vmm),
             command: "omnirun setup".to_owned(),
             pool_memory: None,
+            network: None,
             snapshots: SnapshotLimits::default(),
             say: Arc::new(|notice| tracing::debug!("{notice}")),
         })
@@ -122,6 +125,7 @@ impl Bench {
             image: Arc::new(image),
             size: SIZE,
             group: IsolationGroup::local(),
+            card: Card::None,
             purpose: "omnirun setup".to_owned(),
             suspendable: false,
         };

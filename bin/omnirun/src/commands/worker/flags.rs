@@ -4,7 +4,7 @@ use crate::host::{DriverArgs, Host};
 use anyhow::Context;
 use omnirun_ids::{ApiId, ByteSize, TemplateName};
 use omnirun_redact::Secret;
-use omnirun_sandboxes::{SandboxSize, SandboxSpec, check_disk};
+use omnirun_sandboxes::{Card, SandboxSize, SandboxSpec, check_disk};
 use omnirun_sessions::{EnginePlatform, Isolation, SessionFactory, SessionsConfig, isolation_group};
 use omnirun_work_client::{BaseUrl, Client, ClientConfig, Limits};
 use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
@@ -182,6 +182,7 @@ impl ServeArgs {
         let spec = SandboxSpec {
             image: Arc::new(host.images.get(&self.template)?),
             size: self.size(),
+            card: Card::None,
             group: isolation_group(&connection.client.origin(), &connection.environment),
             purpose: "omnirun worker".to_owned(),
             suspendable: false,

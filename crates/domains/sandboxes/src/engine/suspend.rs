@@ -111,6 +111,7 @@ impl Engine {
         let order = Order {
             purpose: claim.purpose,
             claim: None,
+            egress: claim.egress,
             ready,
         };
         let shared = clone

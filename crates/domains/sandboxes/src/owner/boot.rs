@@ -52,6 +52,7 @@ impl ColdBoot {
     pub(crate) async fn answer(&mut self, purpose: &str) -> Result<(Arc<dyn Vm>, GuestClient), Stop> {
         let id = self.owned.identity.sandbox.clone();
         self.owned.record(purpose).map_err(failed)?;
+        let network = self.owned.plug(self.spec.card).await?;
         let image = &self.spec.image;
         let boot = BootSpec {
             identity: self.owned.identity.clone(),
@@ -61,6 +62,7 @@ impl ColdBoot {
             cmdline: self.cmdline.clone(),
             base: image.base.clone(),
             size: self.machine,
+            network,
         };
         let vmm = self.owned.context.vmm.clone();
         let vm = self

@@ -65,6 +65,7 @@ impl CloneTask {
         let id = self.owned.identity.sandbox.clone();
         let since = Instant::now();
         let request = claim_request(&spec, &self.template);
+        let (gate, egress) = (self.owned.gate(), spec.egress);
         let purpose = spec.purpose;
         let disk = AttachDisk {
             file: spec.disk,
@@ -82,6 +83,8 @@ impl CloneTask {
             });
         };
         let steps = async {
+            // Nothing that is somebody's runs before its policy is in force.
+            gate.admit(egress).await?;
             // Polled in this order, so the requests are written in this order.
             let wake = async {
                 match waking {

@@ -7,7 +7,7 @@ use super::{
     suspend::wake_again,
 };
 use crate::{
-    EngineError,
+    Card, EngineError,
     sandbox::{First, Shared},
     snapshot::Template,
     spec::SandboxSpec,
@@ -39,6 +39,7 @@ pub(crate) struct CloneTask {
     pub(super) template: Arc<Template>,
     purpose: String,
     tracked: bool,
+    card: Card,
     /// The disk of a sandbox that was suspended and goes on: it is somebody's already.
     disk: Option<AttachDisk>,
     order: oneshot::Receiver<Box<Order>>,
@@ -77,6 +78,7 @@ impl CloneTask {
             template,
             purpose: spec.purpose.clone(),
             tracked: spec.suspendable,
+            card: spec.card,
             disk,
             order,
             requests,
@@ -144,6 +146,7 @@ impl CloneTask {
             error,
         };
         self.owned.record(&self.purpose).map_err(fail)?;
+        let network = self.owned.plug(self.card).await?;
         let disk = self.disk.take();
         let goes_on = disk.is_some();
         let wake = match goes_on {
@@ -168,6 +171,7 @@ impl CloneTask {
             state,
             disk,
             tracked: self.tracked,
+            network,
         };
         let since = Instant::now();
         let vmm = self.owned.context.vmm.clone();
@@ -193,16 +197,19 @@ impl CloneTask {
             timings.since("restore", since);
             Ok(vm)
         };
-        // What a claim needs is prepared while the VMM starts, if its order is there by then.
-        let order = &mut self.order;
+        // What a claim needs is prepared while the VMM starts, if its order is there by then. Its policy is in force before
+        // anything runs.
+        let (order, gate) = (&mut self.order, self.owned.gate());
         let claim = async {
             let order = order.await.map_err(|_| EngineError::ShuttingDown)?;
             let _ = ordered_at.send(Instant::now());
             *ready = Some(order.ready);
-            let (claim, first) = match order.claim {
+            let (mut claim, first) = match order.claim {
                 Some(claim) => (Some(claim.spec.await?), claim.first),
                 None => (None, First::Nothing),
             };
+            let claims = claim.as_mut().and_then(|claim| claim.egress.take());
+            gate.admit(order.egress.or(claims)).await?;
             Ok((claim, first, order.purpose))
         };
         let (vm, (claim, first, purpose)) = self

@@ -2,7 +2,7 @@
 
 use super::suspend::Written;
 use crate::{
-    EngineError,
+    Egress, EngineError,
     sandbox::{Begun, First},
     spec::ClaimSpec,
 };
@@ -23,6 +23,8 @@ pub(crate) struct Claim {
 pub(crate) struct Order {
     pub(crate) purpose: String,
     pub(crate) claim: Option<Claim>,
+    /// What it may reach as soon as it runs; a claim can bring it as well.
+    pub(crate) egress: Option<Egress>,
     pub(crate) ready: oneshot::Sender<Result<Woken, EngineError>>,
 }
 

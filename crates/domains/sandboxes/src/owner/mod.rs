@@ -19,6 +19,7 @@ mod calls;
 mod claim;
 mod clone;
 mod messages;
+mod port;
 mod registry;
 mod suspend;
 
@@ -30,7 +31,7 @@ pub(crate) use registry::Registry;
 pub(crate) use suspend::{Going, Written};
 
 use crate::{
-    EngineError,
+    EngineError, Network, Port,
     error::chain,
     teardown::{Process, TeardownReport, teardown},
 };
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) vms: Vms,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) owner: OwnerId,
+    /// Where cards lead.
+    pub(crate) network: Option<Arc<dyn Network>>,
 }
 
 /// Why a task stops before its time.
@@ -69,6 +72,8 @@ pub(crate) struct Owned {
     end: watch::Receiver<Option<Why>>,
     /// Shared with this task's own steps alone, for as long as each runs.
     vm: Option<Arc<dyn Vm>>,
+    /// Where its card leads. The same.
+    port: Option<Arc<dyn Port>>,
 }
 
 /// The other ends of an [`Owned`].
@@ -103,6 +108,7 @@ impl Owned {
                 state,
                 end,
                 vm: None,
+                port: None,
             },
             Ends {
                 end: end_tx,
@@ -214,7 +220,14 @@ impl Owned {
             Some(vm) => Process::Ours(vm),
             None => Process::Unknown(&*self.context.vmm),
         };
-        let report = teardown(&self.identity, process, &self.context.vms, why).await;
+        let report = teardown(
+            &self.identity,
+            process,
+            self.port.as_deref(),
+            &self.context.vms,
+            why,
+        )
+        .await;
         if report.is_clean() {
             self.apply(Event::Checked);
         }

@@ -49,7 +49,7 @@ impl SnapshotKey {
             initramfs: spec.image.initramfs_digest.clone(),
             base: spec.image.base_digest.clone(),
             cmdline: cmdline.to_owned(),
-            devices: vmm.devices.to_owned(),
+            devices: vmm.devices(spec.card.is_there()),
             vcpus: machine.vcpus,
             memory_mib: machine.memory_mib,
             group: group.clone(),

@@ -6,11 +6,13 @@
 
 mod agent;
 mod machine;
+mod network;
 mod vmm;
 
+pub use network::{Account, Deed, FakeNetwork};
 pub use vmm::{FakeVmm, Fault, Step};
 
-use crate::{EngineConfig, IsolationGroup, Notice, SandboxSize, SandboxSpec, SnapshotLimits};
+use crate::{Card, EngineConfig, IsolationGroup, Notice, SandboxSize, SandboxSpec, SnapshotLimits};
 use omnirun_ids::{ByteSize, Digest};
 use omnirun_images::{Image, Template};
 use omnirun_store::{DataDir, Db, StoreError};
@@ -54,6 +56,7 @@ pub fn spec() -> SandboxSpec {
             memory: ByteSize::mib(128),
         },
         group: IsolationGroup::local(),
+        card: Card::None,
         purpose: "test".into(),
         suspendable: false,
     }
@@ -83,6 +86,7 @@ pub fn config(root: &Path, vmm: &FakeVmm, heard: &Heard) -> Result<EngineConfig,
         vmm: Arc::new(vmm.clone()),
         command: "test".into(),
         pool_memory: Some(ByteSize::gib(1)),
+        network: None,
         snapshots: SnapshotLimits::default(),
         say: Arc::new(move |n| heard.0.lock().unwrap_or_else(PoisonError::into_inner).push(n)),
     })

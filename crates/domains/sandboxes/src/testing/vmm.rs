@@ -120,6 +120,7 @@ impl Default for FakeVmm {
             accelerator: "none",
             cpu: "none".into(),
             devices: "none",
+            card: "card",
             confinement: "none".into(),
             controllers: Vec::new(),
             disk: DiskRate::default(),

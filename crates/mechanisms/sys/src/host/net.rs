@@ -104,6 +104,19 @@ pub fn create_tap(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a user of this id open the persistent tap `name` of `namespace`. Nobody may have it open.
+///
+/// # Errors
+/// As [`attach_tap`].
+pub fn give_tap(namespace: impl AsFd, name: &str, uid: u32) -> io::Result<()> {
+    let tap = attach_tap(namespace, name)?;
+    // SAFETY: the argument is an integer.
+    if unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(uid)) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Opens the persistent tap `name` of `namespace`. Frames go through the descriptor until it is closed, each after a
 /// virtio header of [`VNET_HEADER`] bytes unless its holder asks for another size. It is in non-blocking mode, and only
 /// one can be had at a time (`EBUSY`).

@@ -12,7 +12,7 @@
 //! A process that belongs in a control group is born there where the kernel can do that (`birth`), and else moves itself
 //! there before anything else.
 //!
-//! The child's steps are a straight line, in this order: control group, own session, OOM score, user namespace, further namespaces,
+//! The child's steps are a straight line, in this order: control group, own session, OOM score, user and network namespace, further namespaces,
 //! mounts, identity, no new privileges, Landlock, descriptors, limits, signals, exec. Landlock comes before the
 //! descriptors since its ruleset is one that the program must not keep; limits come after, since a low `RLIMIT_NOFILE`
 //! would forbid the shuffle.
@@ -75,6 +75,8 @@ pub struct Spawn<'a> {
     pub oom_score_adj: Option<&'a str>,
     /// A user namespace to enter.
     pub user_namespace: Option<BorrowedFd<'a>>,
+    /// A network namespace to enter.
+    pub network_namespace: Option<BorrowedFd<'a>>,
     /// Namespaces to leave ([`NEW_NETWORK`], [`NEW_IPC`], [`NEW_USER`], [`NEW_PID`]).
     pub unshare: c_int,
     /// Mounts in a mount namespace of the process's own. With none of them it stays in the caller's.
@@ -107,7 +109,7 @@ pub struct SpawnError {
     pub source: io::Error,
 }
 
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 16] = [
     "making the process",
     "starting a session",
     "setting the OOM score",
@@ -123,6 +125,7 @@ const STEPS: [&str; 15] = [
     "running the program",
     "mounting files",
     "joining the control group",
+    "entering the network namespace",
 ];
 
 /// Everything that the child reads, prepared before it exists: it must not allocate.
@@ -135,6 +138,7 @@ struct Plan {
     limits: Vec<Limit>,
     oom: Option<CString>,
     user_namespace: RawFd,
+    network_namespace: RawFd,
     unshare: c_int,
     mounts: Vec<mounts::Planned>,
     /// To be joined; none if the child is born in it.
@@ -172,6 +176,7 @@ fn start(what: &Spawn<'_>, born_in: bool) -> Result<Spawned, SpawnError> {
         limits: what.limits.to_vec(),
         oom,
         user_namespace: what.user_namespace.map_or(-1, |fd| fd.as_raw_fd()),
+        network_namespace: what.network_namespace.map_or(-1, |fd| fd.as_raw_fd()),
         unshare: what.unshare & !NEW_PID,
         mounts: what.mounts.iter().map(Mount::plan).collect(),
         cgroup: -1,
@@ -280,6 +285,9 @@ unsafe fn run(plan: &mut Plan) -> usize {
         }
         if plan.user_namespace >= 0 && libc::setns(plan.user_namespace, libc::CLONE_NEWUSER) < 0 {
             return 3;
+        }
+        if plan.network_namespace >= 0 && libc::setns(plan.network_namespace, libc::CLONE_NEWNET) < 0 {
+            return 15;
         }
         if plan.unshare != 0 && libc::unshare(plan.unshare) < 0 {
             return 4;

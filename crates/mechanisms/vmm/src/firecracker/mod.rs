@@ -164,6 +164,7 @@ impl Firecracker {
             accelerator: "kvm",
             cpu: accel::host_cpu(),
             devices: vm::DEVICES,
+            card: vm::CARD,
             confinement: host.words(filtered),
             controllers: host.cgroups.as_ref().map(Hierarchy::limits).unwrap_or_default(),
             disk: host.disk,

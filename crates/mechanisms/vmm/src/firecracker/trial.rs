@@ -167,7 +167,7 @@ fn abandoned(scratch: &Path) -> Result<Vec<(VmIdentity, File)>, VmmError> {
 }
 
 async fn look(host: &Arc<Host>, identity: VmIdentity) -> Result<bool, VmmError> {
-    let machine = Plan::new(host, identity, SIZE, WRITES)?.start(host).await?;
+    let machine = Plan::new(host, identity, SIZE, WRITES, None)?.start(host).await?;
     let seen = async {
         let version = machine.version().await?;
         let known = host.programs.release.to_string();

@@ -231,6 +231,7 @@ fn release_of_any(program: &Path, by: &'static str) -> Result<Release, VmmError>
             limits: &[(CORE, 0, 0)],
             oom_score_adj: None,
             user_namespace: None,
+            network_namespace: None,
             unshare: NEW_NETWORK | NEW_IPC,
             mounts: &[],
             cgroup: None,

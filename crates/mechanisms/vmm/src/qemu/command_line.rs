@@ -10,6 +10,9 @@ use std::ffi::CString;
 /// What a guest sees, in order; see [`crate::VmmFacts::devices`].
 pub(super) const DEVICES: &str = "base:virtio-blk,session:virtio-blk,agent:virtio-serial,rng:virtio-rng";
 
+/// The network card, likewise.
+pub(super) const CARD: &str = "net:virtio-net";
+
 /// The descriptors of the process, by their numbers. 0 and 1 are `/dev/null`, 2 is a pipe that its owner reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -41,6 +44,16 @@ pub(super) enum Begin {
     Whole,
 }
 
+impl Begin {
+    /// The number of the tap's descriptor, which comes last.
+    fn tap(&self) -> i32 {
+        match self {
+            Self::Boot(_) => Fd::Second as i32 + 1,
+            Self::Incoming | Self::Whole => Fd::First as i32 + 1,
+        }
+    }
+}
+
 /// Node and filter names that the driver's later commands use.
 pub(super) const SESSION_FILTER: &str = "session";
 pub(super) const THROTTLE_GROUP: &str = "session-limits";
@@ -63,6 +76,7 @@ pub(super) fn build(
     sandbox: &str,
     size: MachineSize,
     begin: &Begin,
+    card: bool,
 ) -> Vec<String> {
     let mut args: Vec<String> = Vec::with_capacity(64);
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
@@ -154,6 +168,19 @@ pub(super) fn build(
         "virtio-rng-pci,rng=rng,disable-legacy=on",
     ]);
     add(&["-device", "vmgenid,guid=auto"]);
+    if card {
+        let mac = omnirun_guest_net::GUEST_MAC
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        add(&[
+            "-netdev",
+            &format!("tap,id=net,fd={},vhost=off", begin.tap()),
+            "-device",
+            // Without its boot program, which is no business of a guest that has a kernel. It does not announce itself
+            // after a restore: nobody is there who could know another place for its address.
+            &format!("virtio-net-pci,netdev=net,mac={mac},romfile=,guest_announce=off,disable-legacy=on"),
+        ]);
+    }
     match begin {
         Begin::Boot(cmdline) => {
             let file = |fd: Fd| format!("/proc/self/fd/{}", fd as i32);
@@ -217,13 +244,13 @@ mod tests {
         let accel = Accel::Emulation {
             reason: "no /dev/kvm".into(),
         };
-        let line = build(Release(7, 2), &accel, "sb1", SIZE, &Begin::Incoming).join("\n") + "\n";
+        let line = build(Release(7, 2), &accel, "sb1", SIZE, &Begin::Incoming, false).join("\n") + "\n";
         assert_eq!(line, include_str!("golden/clone-tcg-7.2.txt"));
     }
 
     #[test]
     fn what_differs_with_kvm_and_a_later_release() {
-        let line = build(Release(10, 0), &Accel::Kvm, "sb1", SIZE, &Begin::Incoming).join(" ");
+        let line = build(Release(10, 0), &Accel::Kvm, "sb1", SIZE, &Begin::Incoming, false).join(" ");
         assert!(line.contains("-accel kvm -cpu host"));
         assert!(line.contains("share=off,readonly=on,rom=off"));
     }
@@ -235,7 +262,7 @@ mod tests {
             reason: String::new(),
         };
         let cmdline = kernel(&accel, "omnirun.x=1");
-        let line = build(Release(7, 2), &accel, "sb1", size, &Begin::Boot(cmdline)).join(" ");
+        let line = build(Release(7, 2), &accel, "sb1", size, &Begin::Boot(cmdline), false).join(" ");
         assert!(line.contains("share=on") && line.contains("thread=multi") && line.contains("-smp 2"));
         assert!(line.ends_with("-append console=ttyS0 quiet panic=-1 oops=panic reboot=t no_timer_check mitigations=off omnirun.x=1"));
         for path in line.split([' ', '=', '"', ',']).filter(|w| w.starts_with('/')) {
@@ -243,6 +270,26 @@ mod tests {
                 path.starts_with("/proc/self/fd/") || path.starts_with("/dev/fdset/"),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn a_card_comes_last_and_moves_no_other_device() {
+        let of = |begin: &Begin, card| build(Release(7, 2), &Accel::Kvm, "sb1", SIZE, begin, card).join(" ");
+        for (begin, fd) in [
+            (Begin::Incoming, 9),
+            (Begin::Whole, 9),
+            (Begin::Boot(String::new()), 10),
+        ] {
+            let (with, without) = (of(&begin, true), of(&begin, false));
+            let card = format!(
+                " -netdev tap,id=net,fd={fd},vhost=off -device \
+                 virtio-net-pci,netdev=net,mac=02:4f:52:00:00:02,romfile=,guest_announce=off,disable-legacy=on"
+            );
+            assert_eq!(with.replace(&card, ""), without);
+            let behind = with.split(&card).nth(1).unwrap();
+            assert!(!behind.contains("-device"), "{behind}");
+            assert!(!without.contains("net"), "{without}");
         }
     }
 

@@ -86,6 +86,7 @@ impl Qemu {
                 accelerator: accel.as_str(),
                 cpu: cpu(&accel),
                 devices: command_line::DEVICES,
+                card: command_line::CARD,
                 confinement: confinement.words(),
                 controllers: Vec::new(),
                 disk: DiskRate::default(),

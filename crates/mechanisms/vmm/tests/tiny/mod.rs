@@ -113,6 +113,7 @@ impl Bench {
             cmdline: String::new(),
             base: self.path("base"),
             size: SIZE,
+            network: None,
         }
     }
 
@@ -122,6 +123,7 @@ impl Bench {
             identity: self.identity("clone"),
             base: self.path("base"),
             size: SIZE,
+            network: None,
             memory: Arc::clone(memory),
             state: Arc::clone(state),
             disk: None,

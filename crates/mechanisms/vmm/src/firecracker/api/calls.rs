@@ -80,6 +80,14 @@ pub(crate) struct Vsock<'a> {
     pub(crate) uds_path: &'a str,
 }
 
+/// `PUT /network-interfaces/ID`
+#[derive(Debug, Serialize)]
+pub(crate) struct NetworkInterface<'a> {
+    pub(crate) iface_id: &'a str,
+    pub(crate) guest_mac: &'a str,
+    pub(crate) host_dev_name: &'a str,
+}
+
 /// `PUT /entropy`
 #[derive(Debug, Serialize)]
 pub(crate) struct Entropy {}
@@ -155,6 +163,15 @@ impl Client {
 
     pub(crate) async fn vsock(&self, vsock: &Vsock<'_>) -> Result<(), ApiError> {
         self.put("/vsock", vsock, COMMAND).await
+    }
+
+    pub(crate) async fn network_interface(&self, interface: &NetworkInterface<'_>) -> Result<(), ApiError> {
+        self.put(
+            &format!("/network-interfaces/{}", interface.iface_id),
+            interface,
+            COMMAND,
+        )
+        .await
     }
 
     pub(crate) async fn entropy(&self, entropy: &Entropy) -> Result<(), ApiError> {

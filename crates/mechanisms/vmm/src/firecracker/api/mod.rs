@@ -8,7 +8,8 @@ mod calls;
 mod tests;
 
 pub(super) use calls::{
-    Action, BootSource, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend, Snapshot, State, Vsock,
+    Action, BootSource, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend, NetworkInterface,
+    Snapshot, State, Vsock,
 };
 
 use crate::{VmmError, ask::first_line, process::Process};

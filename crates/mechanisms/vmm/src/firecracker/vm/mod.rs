@@ -44,8 +44,13 @@ const INITRAMFS: &str = "initramfs";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 
+/// What Firecracker calls the network card.
+const CARD_ID: &str = "net0";
+
 /// What a guest sees, in order; see [`crate::VmmFacts::devices`].
 pub(super) const DEVICES: &str = "base:virtio-blk,session:virtio-blk,agent:virtio-vsock,rng:virtio-rng";
+/// The network card, likewise.
+pub(super) const CARD: &str = "net:virtio-net";
 
 /// The drives, as Firecracker calls them.
 const FIRST_DISK: &str = "base";

@@ -1,16 +1,16 @@
 //! From files to a machine.
 
 use super::{
-    AGENT_CID, BASE, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES, SESSION,
-    SESSION_DRIVE, STATE,
+    AGENT_CID, BASE, CARD_ID, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES,
+    SESSION, SESSION_DRIVE, STATE,
 };
 use crate::{
-    AttachDisk, BootSpec, CloneSpec, MachineSize, VmIdentity, VmmError,
+    AttachDisk, BootSpec, CloneSpec, MachineSize, Nic, VmIdentity, VmmError,
     firecracker::{
         Host,
         api::{
             Action, ApiError, BootSource, Client, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend,
-            Vsock,
+            NetworkInterface, Vsock,
         },
         jail::{
             self, Jail,
@@ -22,7 +22,9 @@ use crate::{
     process::Process,
     tail::Tail,
 };
+use omnirun_guest_net::{GUEST_MAC, TAP};
 use omnirun_sys::host::{
+    net::give_tap,
     ready::Readable,
     spawn::{CORE, NEW_IPC, NEW_NETWORK, NEW_PID, Spawn, spawn},
 };
@@ -55,6 +57,7 @@ pub(in crate::firecracker) struct Plan {
     size: MachineSize,
     /// What it may write to files of its jail.
     writes: u64,
+    network: Option<Nic>,
     jail: Jail,
 }
 
@@ -65,6 +68,7 @@ impl Plan {
         identity: VmIdentity,
         size: MachineSize,
         writes: u64,
+        network: Option<Nic>,
     ) -> Result<Self, VmmError> {
         let sandbox = identity.sandbox.as_str();
         let mut jail = Jail::make(
@@ -84,6 +88,7 @@ impl Plan {
             identity,
             size,
             writes,
+            network,
             jail,
         })
     }
@@ -98,6 +103,7 @@ impl Plan {
             identity,
             size,
             writes,
+            network,
             mut jail,
         } = self;
         let io = |step| move |source| VmmError::Io { step, source };
@@ -125,6 +131,11 @@ impl Plan {
             }
             Err(_) => None,
         };
+        if let Some(nic) = &network {
+            // By its name, when the machine is made; it has no capability in the namespace.
+            give_tap(&nic.namespace, TAP, host.uids.pick(identity.sandbox.as_str()))
+                .map_err(io("handing the tap over"))?;
+        }
         let joins = group.as_ref().map(Group::open).transpose()?;
         let spawned = spawn(&Spawn {
             program: &program,
@@ -133,7 +144,8 @@ impl Plan {
             limits: &[(CORE, 0, 0)],
             oom_score_adj: Some("500"),
             user_namespace: None,
-            unshare: NEW_NETWORK | NEW_IPC | NEW_PID,
+            network_namespace: network.as_ref().map(|nic| nic.namespace.as_fd()),
+            unshare: NEW_IPC | NEW_PID | if network.is_none() { NEW_NETWORK } else { 0 },
             mounts: &jail.mounts(),
             cgroup: joins.as_ref().map(AsFd::as_fd),
             credentials: None,
@@ -276,7 +288,8 @@ impl Machine {
     pub(in crate::firecracker) async fn boot(host: &Arc<Host>, spec: BootSpec) -> Result<Self, VmmError> {
         // A snapshot of its memory, and little else.
         let writes = (spec.size.memory_mib << 20) + (64 << 20);
-        let mut plan = Plan::new(host, spec.identity, spec.size, writes)?;
+        let card = spec.network.is_some();
+        let mut plan = Plan::new(host, spec.identity, spec.size, writes, spec.network)?;
         for (name, path) in [
             (KERNEL, &spec.vmlinux),
             (INITRAMFS, &spec.initramfs),
@@ -288,11 +301,11 @@ impl Machine {
         let mut machine = plan.start(host).await?;
         machine.booted = true;
         let boot_args = command_line::kernel(&spec.cmdline);
-        machine.configure(spec.size, &boot_args).await?;
+        machine.configure(spec.size, &boot_args, card).await?;
         Ok(machine)
     }
 
-    async fn configure(&self, size: MachineSize, boot_args: &str) -> Result<(), VmmError> {
+    async fn configure(&self, size: MachineSize, boot_args: &str, card: bool) -> Result<(), VmmError> {
         let api = &self.api;
         let inside = |name: &str| format!("/{name}");
         let config = MachineConfig {
@@ -327,6 +340,15 @@ impl Machine {
         };
         self.asked("vsock", api.vsock(&vsock).await).await?;
         self.asked("entropy", api.entropy(&Entropy {}).await).await?;
+        if card {
+            let interface = NetworkInterface {
+                iface_id: CARD_ID,
+                guest_mac: &GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":"),
+                host_dev_name: TAP,
+            };
+            let made = api.network_interface(&interface).await;
+            self.asked("network-interfaces", made).await?;
+        }
         self.asked("InstanceStart", api.act(&Action::InstanceStart).await)
             .await?;
         self.check_filters()?;
@@ -337,7 +359,7 @@ impl Machine {
     /// A process whose jail has all that a clone needs, and whose API answers.
     pub(in crate::firecracker) async fn prepare(host: &Arc<Host>, spec: CloneSpec) -> Result<Self, VmmError> {
         let writes = writes_to(spec.disk.as_ref());
-        let mut plan = Plan::new(host, spec.identity, spec.size, writes)?;
+        let mut plan = Plan::new(host, spec.identity, spec.size, writes, spec.network)?;
         plan.show(BASE, open(&spec.base)?.as_fd())?;
         plan.show(MEMORY, spec.memory.as_fd())?;
         plan.show(STATE, spec.state.as_fd())?;

@@ -52,6 +52,7 @@ pub(super) fn subordinate() -> Result<Identity, String> {
         limits: &[],
         oom_score_adj: None,
         user_namespace: None,
+        network_namespace: None,
         unshare: NEW_USER,
         mounts: &[],
         cgroup: None,

@@ -174,6 +174,7 @@ impl Confinement {
             limits: &LIMITS,
             oom_score_adj: Some("500"),
             user_namespace: namespace,
+            network_namespace: None,
             unshare: if self.namespaces { NEW_NETWORK | NEW_IPC } else { 0 },
             mounts: &[],
             cgroup: None,

@@ -2,7 +2,7 @@
 
 use super::{COMMAND, Machine, SOCKET, short};
 use crate::{
-    AttachDisk, BootSpec, CloneSpec, Exit, MachineSize, Prepared, Vm, VmIdentity, VmmError, memory,
+    AttachDisk, BootSpec, CloneSpec, Exit, MachineSize, Nic, Prepared, Vm, VmIdentity, VmmError, memory,
     process::Process,
     qemu::{
         Host,
@@ -16,6 +16,7 @@ use crate::{
     tail::Tail,
 };
 use async_trait::async_trait;
+use omnirun_sys::host::net::attach_tap;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::{
     fs::File,
@@ -98,6 +99,15 @@ fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::from_std(ours.into())?, theirs))
 }
 
+/// The card's end in its namespace. The process itself stays out of that: it has the descriptor.
+fn tap(nic: Option<&Nic>) -> Result<Option<OwnedFd>, VmmError> {
+    let attach = |nic: &Nic| attach_tap(&nic.namespace, omnirun_guest_net::TAP);
+    nic.map(attach).transpose().map_err(|source| VmmError::Io {
+        step: "opening the tap",
+        source,
+    })
+}
+
 impl Machine {
     /// Boots one.
     pub(in crate::qemu) async fn boot(host: Arc<Host>, spec: BootSpec) -> Result<Self, VmmError> {
@@ -119,9 +129,19 @@ impl Machine {
             source,
         })?;
         let begin = Begin::Boot(command_line::kernel(&host.accel, &spec.cmdline));
-        let more = [memory.as_fd(), kernel.as_fd(), initramfs.as_fd()];
+        let tap = tap(spec.network.as_ref())?;
+        let mut more = vec![memory.as_fd(), kernel.as_fd(), initramfs.as_fd()];
+        more.extend(tap.as_ref().map(AsFd::as_fd));
         let parts = Parts::open(&spec.identity, &spec.base)?;
-        let mut machine = Self::start(&host, spec.identity, spec.size, &begin, parts, &more, &[])?;
+        let mut machine = Self::start(
+            &host,
+            spec.identity,
+            spec.size,
+            (&begin, tap.is_some()),
+            parts,
+            &more,
+            &[],
+        )?;
         machine.memory = Some(Arc::new(memory));
         machine
             .asked(
@@ -143,7 +163,9 @@ impl Machine {
             path: path.into(),
             source,
         })?;
-        let more = [spec.memory.as_fd(), state.as_fd()];
+        let tap = tap(spec.network.as_ref())?;
+        let mut more = vec![spec.memory.as_fd(), state.as_fd()];
+        more.extend(tap.as_ref().map(AsFd::as_fd));
         // A later QEMU opens the memory file itself; a sealed memfd needs no leave.
         let readable: &[BorrowedFd<'_>] = if host.program.release >= READONLY_MEMORY {
             &[spec.memory.as_fd()]
@@ -158,14 +180,22 @@ impl Machine {
             true => Begin::Whole,
             false => Begin::Incoming,
         };
-        Self::start(host, spec.identity, spec.size, &begin, parts, &more, readable)
+        Self::start(
+            host,
+            spec.identity,
+            spec.size,
+            (&begin, tap.is_some()),
+            parts,
+            &more,
+            readable,
+        )
     }
 
     fn start(
         host: &Host,
         identity: VmIdentity,
         size: MachineSize,
-        begin: &Begin,
+        (begin, card): (&Begin, bool),
         parts: Parts,
         more: &[BorrowedFd<'_>],
         readable: &[BorrowedFd<'_>],
@@ -177,6 +207,7 @@ impl Machine {
             identity.sandbox.as_str(),
             size,
             begin,
+            card,
         );
         let args = command_line::as_c(args).ok_or_else(|| VmmError::Spawn {
             program: program(),

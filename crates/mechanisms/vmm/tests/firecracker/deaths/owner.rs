@@ -232,6 +232,7 @@ async fn own(vmm: Arc<Firecracker>, folder: &Path, clones: &str) {
             identity,
             base: folder.join("base"),
             size: tiny::SIZE,
+            network: None,
             memory: Arc::clone(&memory),
             state: Arc::clone(&state),
             disk: None,

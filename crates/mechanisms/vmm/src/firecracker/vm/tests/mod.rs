@@ -142,6 +142,7 @@ impl Bench {
             cmdline: String::new(),
             base: self.path("base"),
             size: SIZE,
+            network: None,
         }
     }
 
@@ -151,6 +152,7 @@ impl Bench {
             identity,
             base: self.path("base"),
             size: SIZE,
+            network: None,
             memory: open("memory"),
             state: open("state"),
             disk: None,
