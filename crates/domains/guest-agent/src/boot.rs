@@ -1,6 +1,7 @@
 //! From the kernel's hand-over to the loop: a straight line, all of it before the snapshot.
 
 use crate::{
+    card,
     machine::Machine,
     names::Names,
     paths::{BASE, CGROUP, DISK, LAYER, open},
@@ -63,6 +64,7 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     rustix::rand::getrandom(&mut [0u8; 16], rustix::rand::GetRandomFlags::empty())
         .at("seed the random generator")?;
     omnirun_sys::guest::net::loopback_up().at("set the loopback interface up")?;
+    let card = card::set_up()?;
     for dir in [BASE, DISK, LAYER] {
         fs::create_dir_all(dir).at(dir)?;
     }
@@ -76,7 +78,7 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     .at("mount the base disk")?;
     let template = Template::parse(&fs::read_to_string("/template.conf").unwrap_or_default());
     let user = template_user(&template)?;
-    let names = Names::open(&user, &template).at("prepare the sandbox's own files")?;
+    let names = Names::open(&user, &template, card).at("prepare the sandbox's own files")?;
     limit_processes().at("limit the sandbox's processes")?;
     // Before there are namespaces: the sandbox is not to see it.
     let syncer = Syncer::start(DISK).at("start the process that syncs the disk")?;

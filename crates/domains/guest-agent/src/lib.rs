@@ -40,6 +40,7 @@
 
 mod bash;
 mod boot;
+mod card;
 mod claim;
 mod exec;
 mod files;

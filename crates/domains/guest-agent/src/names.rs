@@ -5,6 +5,7 @@ use crate::{
     template::Template,
     users::User,
 };
+use omnirun_guest_net::GATEWAY_IP;
 use rustix::fs::{Mode, OFlags};
 use std::{
     fs, io,
@@ -19,8 +20,9 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Makes the layer: these files, and the folders that every sandbox has.
-    pub(crate) fn open(user: &User, template: &Template) -> io::Result<Self> {
+    /// Makes the layer: these files, the one that says who resolves names where there is a network `card`, and the folders
+    /// that every sandbox has.
+    pub(crate) fn open(user: &User, template: &Template, card: bool) -> io::Result<Self> {
         rustix::mount::mount(
             "layer",
             LAYER,
@@ -57,6 +59,12 @@ impl Names {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::open(format!("{LAYER}/etc/{name}"), flags, Mode::from_raw_mode(0o644))
         };
+        if card {
+            replace(
+                &file("resolv.conf")?,
+                format!("nameserver {GATEWAY_IP}\n").as_bytes(),
+            )?;
+        }
         Ok(Self {
             hostname: file("hostname")?,
             hosts: file("hosts")?,

@@ -13,13 +13,14 @@ use std::{
 
 /// What a guest needs: its devices, as QEMU has them on PCI and Firecracker on virtio-mmio with vsock, and its file
 /// systems.
-pub(crate) const NEEDED: [&str; 9] = [
+pub(crate) const NEEDED: [&str; 10] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_blk",
     "virtio_console",
     "vmw_vsock_virtio_transport",
     "virtio_rng",
+    "virtio_net",
     "erofs",
     "overlay",
     "ext4",
@@ -144,6 +145,8 @@ kernel/drivers/char/hw_random/rng-core.ko.xz:
 kernel/fs/erofs/erofs.ko.xz: kernel/fs/netfs/netfs.ko.xz kernel/lib/lz4.ko.xz
 kernel/fs/netfs/netfs.ko.xz: kernel/lib/lz4.ko.xz
 kernel/lib/lz4.ko.xz:
+kernel/drivers/net/virtio_net.ko.xz: kernel/drivers/net/net_failover.ko.xz
+kernel/drivers/net/net_failover.ko.xz:
 kernel/drivers/virtio/virtio_mmio.ko.xz:
 kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko.xz: kernel/net/vmw_vsock/vmw_vsock_virtio_transport_common.ko.xz kernel/net/vmw_vsock/vsock.ko.xz
 kernel/net/vmw_vsock/vmw_vsock_virtio_transport_common.ko.xz: kernel/net/vmw_vsock/vsock.ko.xz
