@@ -27,6 +27,19 @@ impl Readable {
     }
 }
 
+impl Readable {
+    /// Waits until `read` does not say that it would block; what it reads from is in non-blocking mode. Cancel-safe.
+    pub async fn read<T>(&self, mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            // Otherwise it was not ready after all.
+            if let Ok(done) = ready.try_io(|fd| read(fd.get_ref().as_fd())) {
+                return done;
+            }
+        }
+    }
+}
+
 impl AsFd for Readable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
