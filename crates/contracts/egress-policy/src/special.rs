@@ -31,38 +31,74 @@ const fn net(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
 }
 
 /// The first that contains an address says what it is: single addresses come before the ranges that they are in.
-const V4: [(Ipv4Net, Special); 19] = [
+const V4: [(Ipv4Net, &str, Special); 19] = [
     (
         net(100, 100, 100, 200, 32),
+        "cloud-metadata",
         never("a metadata service, Alibaba's"),
     ),
-    (net(168, 63, 129, 16, 32), never("a metadata service, Azure's")),
-    (net(192, 0, 0, 192, 32), never("a metadata service, Oracle's")),
-    (net(0, 0, 0, 0, 8), never("this network, RFC 791")),
-    (net(10, 0, 0, 0, 8), listable("private, RFC 1918")),
-    (net(100, 64, 0, 0, 10), listable("carrier-grade NAT, RFC 6598")),
-    (net(127, 0, 0, 0, 8), never("loopback, RFC 1122")),
+    (
+        net(168, 63, 129, 16, 32),
+        "cloud-metadata",
+        never("a metadata service, Azure's"),
+    ),
+    (
+        net(192, 0, 0, 192, 32),
+        "cloud-metadata",
+        never("a metadata service, Oracle's"),
+    ),
+    (net(0, 0, 0, 0, 8), "this-network", never("this network, RFC 791")),
+    (net(10, 0, 0, 0, 8), "private", listable("private, RFC 1918")),
+    (
+        net(100, 64, 0, 0, 10),
+        "carrier-grade",
+        listable("carrier-grade NAT, RFC 6598"),
+    ),
+    (net(127, 0, 0, 0, 8), "loopback", never("loopback, RFC 1122")),
     (
         net(169, 254, 0, 0, 16),
+        "link-local",
         never("link-local and metadata, RFC 3927"),
     ),
-    (net(172, 16, 0, 0, 12), listable("private, RFC 1918")),
+    (net(172, 16, 0, 0, 12), "private", listable("private, RFC 1918")),
     (
         net(192, 0, 0, 0, 24),
+        "protocol",
         never("protocol assignments, RFC 6890, and a sandbox's own link"),
     ),
-    (net(192, 0, 2, 0, 24), listable("documentation, RFC 5737")),
-    (net(192, 88, 99, 0, 24), listable("6to4 relays, RFC 7526")),
-    (net(192, 168, 0, 0, 16), listable("private, RFC 1918")),
+    (
+        net(192, 0, 2, 0, 24),
+        "documentation",
+        listable("documentation, RFC 5737"),
+    ),
+    (
+        net(192, 88, 99, 0, 24),
+        "relays",
+        listable("6to4 relays, RFC 7526"),
+    ),
+    (net(192, 168, 0, 0, 16), "private", listable("private, RFC 1918")),
     (
         net(198, 18, 0, 0, 15),
+        "benchmark",
         never("benchmarks, RFC 2544, and sandboxes' own links"),
     ),
-    (net(198, 51, 100, 0, 24), listable("documentation, RFC 5737")),
-    (net(203, 0, 113, 0, 24), listable("documentation, RFC 5737")),
-    (net(224, 0, 0, 0, 4), never("multicast, RFC 5771")),
-    (net(255, 255, 255, 255, 32), never("broadcast, RFC 919")),
-    (net(240, 0, 0, 0, 4), never("reserved, RFC 1112")),
+    (
+        net(198, 51, 100, 0, 24),
+        "documentation",
+        listable("documentation, RFC 5737"),
+    ),
+    (
+        net(203, 0, 113, 0, 24),
+        "documentation",
+        listable("documentation, RFC 5737"),
+    ),
+    (net(224, 0, 0, 0, 4), "multicast", never("multicast, RFC 5771")),
+    (
+        net(255, 255, 255, 255, 32),
+        "broadcast",
+        never("broadcast, RFC 919"),
+    ),
+    (net(240, 0, 0, 0, 4), "reserved", never("reserved, RFC 1112")),
 ];
 
 /// What kind of special address this is; none: it is of the public internet.
@@ -75,8 +111,8 @@ pub fn special(address: IpAddr) -> Option<Special> {
 
 fn of_v4(address: Ipv4Addr) -> Option<Special> {
     V4.iter()
-        .find(|(net, _)| net.contains(&address))
-        .map(|(_, what)| *what)
+        .find(|(net, ..)| net.contains(&address))
+        .map(|(_, _, what)| *what)
 }
 
 fn of_v6(address: Ipv6Addr) -> Option<Special> {
@@ -106,9 +142,16 @@ fn of_v6(address: Ipv6Addr) -> Option<Special> {
     }
 }
 
-/// The special-purpose networks of IPv4: what a namespace drops.
-pub fn special_v4_nets() -> Vec<Ipv4Net> {
-    V4.iter().map(|(net, _)| *net).collect()
+/// The special-purpose networks of IPv4, by a stable name of each kind: what a namespace drops.
+pub fn special_v4_nets() -> Vec<(&'static str, Vec<Ipv4Net>)> {
+    let mut kinds: Vec<(&'static str, Vec<Ipv4Net>)> = Vec::new();
+    for (net, name, _) in V4 {
+        match kinds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, nets)) => nets.push(net),
+            None => kinds.push((name, vec![net])),
+        }
+    }
+    kinds
 }
 
 /// Whether all of a network is of one special kind, and which; [`None`] also if only a part of it is.
@@ -116,7 +159,7 @@ pub(crate) fn special_net(net: ipnet::IpNet) -> Option<Special> {
     let first = special(net.network())?;
     let last = special(net.broadcast())?;
     let whole = match net {
-        ipnet::IpNet::V4(net) => V4.iter().any(|(range, _)| range.contains(&net)),
+        ipnet::IpNet::V4(net) => V4.iter().any(|(range, ..)| range.contains(&net)),
         ipnet::IpNet::V6(_) => first.what == last.what,
     };
     whole.then_some(if first.listable { last } else { first })
@@ -208,7 +251,9 @@ mod tests {
         #[test]
         fn what_the_namespaces_drop_is_what_is_special(address: [u8; 4]) {
             let v4 = Ipv4Addr::from(address);
-            let dropped = special_v4_nets().iter().any(|net| net.contains(&v4));
+            let dropped = special_v4_nets()
+                .iter()
+                .any(|(_, nets)| nets.iter().any(|net| net.contains(&v4)));
             prop_assert_eq!(dropped, special(v4.into()).is_some());
         }
     }
