@@ -44,6 +44,8 @@ mod namespace;
 mod netlink;
 mod networks;
 mod nft;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use ipnet::Ipv4Net;
 

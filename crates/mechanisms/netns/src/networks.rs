@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     Kind, Namespace, NetError, Special,
     check::permitted,
-    host::{self, Host},
+    host::{self, Host, watch::watch},
     inside::{self, rules::rules},
     nft::Nft,
 };
@@ -69,10 +69,18 @@ struct Inner {
     restricted: Pool,
     open: Pool,
     /// Made with the first open network.
-    host: AsyncMutex<Option<Arc<Host>>>,
+    host: AsyncMutex<Option<Uplinks>>,
     makers: Semaphore,
     taken: Notify,
     ended: AtomicBool,
+}
+
+/// The host's side.
+#[derive(Debug)]
+struct Uplinks {
+    host: Arc<Host>,
+    /// Follows its routes.
+    watch: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -195,11 +203,12 @@ impl Networks {
         }
         // Whoever is still making one has a permit; there are none left once we have all.
         let _all = self.inner.makers.acquire_many(MAKERS as u32).await;
-        let host = self.inner.host.lock().await.take();
-        match host {
-            Some(host) => blocking(move || host.close()).await,
-            None => Ok(()),
-        }
+        let Some(Uplinks { host, watch }) = self.inner.host.lock().await.take() else {
+            return Ok(());
+        };
+        watch.abort();
+        let _ = watch.await;
+        blocking(move || host.close()).await
     }
 }
 
@@ -213,8 +222,8 @@ impl Inner {
 
     /// The host's side, which is made if it is not there.
     async fn host(&self) -> Result<Arc<Host>, NetError> {
-        let mut host = self.host.lock().await;
-        if let Some(host) = &*host {
+        let mut uplinks = self.host.lock().await;
+        if let Some(Uplinks { host, .. }) = &*uplinks {
             return Ok(host.clone());
         }
         let (namespace, nft, tag, special) = (
@@ -223,8 +232,28 @@ impl Inner {
             self.tag.clone(),
             self.special.clone(),
         );
-        let new = blocking(move || Host::open(namespace, nft, &tag, &special)).await?;
-        Ok(host.insert(Arc::new(new)).clone())
+        let (host, news) = blocking(move || {
+            let host = Host::open(namespace, nft, &tag, &special)?;
+            let news = host.news()?;
+            // What changed in between was not told.
+            host.refresh()?;
+            Ok((Arc::new(host), news))
+        })
+        .await?;
+        let weak = Arc::downgrade(&host);
+        let watch = tokio::spawn(async move {
+            if let Err(error) = watch(news, weak).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a changed way out will not be noticed"
+                );
+            }
+        });
+        *uplinks = Some(Uplinks {
+            host: host.clone(),
+            watch,
+        });
+        Ok(host)
     }
 
     async fn make(&self, kind: Kind) -> Result<Namespace, NetError> {
@@ -238,9 +267,6 @@ impl Inner {
         };
         let (nft, rules) = (self.nft.clone(), self.pool(kind).rules.clone());
         blocking(move || {
-            if let Some(host) = &host {
-                host.refresh()?;
-            }
             let inside = inside::build(&nft, kind, &rules, host.as_deref())?;
             Namespace::new(kind, inside, nft, host)
         })

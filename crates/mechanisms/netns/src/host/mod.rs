@@ -4,6 +4,7 @@
 //!   table      the rules, one table for each owner
 //!   link       the pair of links to a namespace
 //!   uplink     forwarding, switched on for the links that packets leave by, and off again
+//!   watch      follows the way out when it becomes another one
 //!   obstacle   somebody else's rules that would drop what is forwarded
 //!   sweep      what dead owners left
 //!   lock       one process at a time
@@ -18,6 +19,7 @@ mod obstacle;
 mod sweep;
 pub(crate) mod table;
 mod uplink;
+pub(crate) mod watch;
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -81,6 +83,13 @@ impl Host {
             route,
             uplinks,
             mtu,
+        })
+    }
+
+    /// News about routes in the host's namespace.
+    pub(crate) fn news(&self) -> Result<OwnedFd, NetError> {
+        net::in_namespace(self.namespace.as_fd(), || {
+            Netlink::route_news().map_err(NetError::step("listening for changed routes"))
         })
     }
 

@@ -19,11 +19,9 @@
 //! The one before the last keeps a host that did not route from becoming a router for its neighbours (`uplink`). It
 //! lets through what connections need that others on this host redirect or masquerade (containers, say).
 
-use std::fmt::Write;
-
 use ipnet::Ipv4Net;
 
-use super::link::{NET, PREFIX};
+use super::link;
 
 /// What the names of the tables begin with.
 const TABLE_PREFIX: &str = "omnirun_";
@@ -43,67 +41,21 @@ pub(crate) fn owner(table: &str) -> Option<&str> {
 /// The table of the owner `tag`, instead of what there may be of this name.
 pub(crate) fn table(tag: &str, special: &[Ipv4Net]) -> String {
     let name = name(tag);
-    let mut text = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n");
-    let nets: Vec<String> = special
+    let special: Vec<String> = special
         .iter()
         .map(ToString::to_string)
-        .chain([NET.to_owned()])
+        .chain([link::NET.to_owned()])
         .collect();
-    let ours = format!("iifname \"{PREFIX}*\"");
-    let _ = writeln!(text, "  set {OPENED} {{ type ifname; }}");
-    let _ = writeln!(
-        text,
-        "  set special {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }}; }}",
-        nets.join(", ")
-    );
-    let mut chain = |head: &str, rules: &[(String, &str, &str)]| {
-        let _ = writeln!(text, "  {head}; policy accept;");
-        for (matches, verdict, name) in rules {
-            let _ = writeln!(text, "    {matches} counter {verdict} comment \"{name}\"");
-        }
-        text.push_str("  }\n");
-    };
-    let drop = |matches: &str, name| (format!("{ours} {matches}"), "drop", name);
-    chain(
-        "chain early { type filter hook prerouting priority raw",
-        &[
-            drop("meta nfproto != ipv4", "host-ipv6"),
-            drop(&format!("ip saddr != {NET}"), "host-spoofed-ip"),
-            drop("fib daddr type != unicast", "host-address"),
-            drop("ip daddr @special", "host-special"),
-        ],
-    );
-    chain(
-        "chain arrival { type filter hook input priority filter",
-        &[drop("", "host-input")],
-    );
-    let theirs = format!("oifname \"{PREFIX}*\"");
-    chain(
-        "chain through { type filter hook forward priority filter",
-        &[
-            drop(&theirs, "host-neighbours"),
-            drop("ip daddr @special", "host-forward-special"),
-            (
-                format!("{theirs} ct state {{ established, related }}"),
-                "accept",
-                "host-inward",
-            ),
-            (theirs.clone(), "drop", "host-inward-new"),
-            (
-                format!("iifname @{OPENED} oifname != \"{PREFIX}*\" ct state new ct status != dnat"),
-                "drop",
-                "host-not-a-router",
-            ),
-        ],
-    );
-    chain(
-        "chain source { type nat hook postrouting priority srcnat",
-        &[(
-            format!("ip saddr {NET} oifname != \"{PREFIX}*\""),
-            "masquerade",
-            "host-masquerade",
-        )],
-    );
-    text.push_str("}\n");
-    text
+    format!(
+        "define links = {}\n\
+         table inet {name} {{}}\n\
+         delete table inet {name}\n\
+         table inet {name} {{\n  \
+         set {OPENED} {{ type ifname; }}\n  \
+         set special {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }}; }}\n\n\
+         {}}}\n",
+        link::NET,
+        special.join(", "),
+        include_str!("table.nft"),
+    )
 }

@@ -22,6 +22,8 @@ use crate::{NetError, netlink::Netlink, nft::Nft};
 /// A link by which packets to anywhere leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Uplink {
+    /// Tells a link from a later one of the same name.
+    index: u32,
     name: String,
     mtu: u32,
 }
@@ -41,6 +43,7 @@ pub(super) fn find(route: &mut Netlink) -> Result<Vec<Uplink>, NetError> {
         .into_iter()
         .filter(|link| indexes.contains(&link.index) && !link.name.starts_with(link::PREFIX))
         .map(|link| Uplink {
+            index: link.index,
             name: link.name,
             mtu: link.mtu,
         })

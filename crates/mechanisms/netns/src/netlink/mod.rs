@@ -12,7 +12,10 @@
 pub(crate) mod links;
 pub(crate) mod sets;
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -26,6 +29,8 @@ use rustix::net::{
 const BUFFER: usize = 64 << 10;
 /// The type of an error or acknowledgement, in native byte order.
 const NLMSG_ERROR: [u8; 2] = 2_u16.to_ne_bytes();
+/// The group of those who are told about routes.
+const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 /// Length of a netlink header.
 const HEADER: usize = 16;
 
@@ -46,6 +51,14 @@ impl Netlink {
     /// To the packet filter of the calling thread's namespace.
     pub(crate) fn netfilter() -> io::Result<Self> {
         Self::open(Some(rustix::net::netlink::NETFILTER))
+    }
+
+    /// To news about the routes of the calling thread's namespace ([`news`]); non-blocking.
+    pub(crate) fn route_news() -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_IPV4_ROUTE))?;
+        Ok(socket)
     }
 
     fn open(protocol: Option<Protocol>) -> io::Result<Self> {
@@ -182,4 +195,30 @@ fn split(bytes: &[u8]) -> io::Result<(&[u8], &[u8])> {
         &bytes[..length],
         &bytes[length.next_multiple_of(4).min(bytes.len())..],
     ))
+}
+
+/// Reads what [`Netlink::route_news`] has to tell, and says whether it may concern a route to anywhere.
+///
+/// # Errors
+/// `WouldBlock`: there is nothing.
+pub(crate) fn news(socket: impl AsFd) -> io::Result<bool> {
+    let mut buffer = vec![0; BUFFER];
+    let length = match rustix::net::recv(socket, &mut buffer[..], RecvFlags::TRUNC) {
+        Ok((_, length)) => length,
+        // Some news was lost.
+        Err(rustix::io::Errno::NOBUFS) => return Ok(true),
+        Err(e) => return Err(e.into()),
+    };
+    let Some(mut rest) = buffer.get(..length) else {
+        return Ok(true);
+    };
+    while !rest.is_empty() {
+        let (message, after) = split(rest)?;
+        rest = after;
+        // Of a `struct rtmsg`, the length of the destination's prefix.
+        if message.get(HEADER + 1).is_some_and(|prefix| *prefix <= 1) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
