@@ -46,6 +46,8 @@ mod networks;
 mod nft;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 use ipnet::Ipv4Net;
 

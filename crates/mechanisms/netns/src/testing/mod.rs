@@ -1,4 +1,14 @@
-//! For tests: rules that are golden files.
+//! For tests: a guest that is no VM, and frames that no honest one sends.
+//!
+//! ```text
+//!   guest    a namespace of its own whose card is pumped into a sandbox's tap, as a VMM would
+//!   frame    Ethernet frames, field by field
+//! ```
+
+pub mod frame;
+mod guest;
+
+pub use self::guest::{Guest, Wire};
 
 #[cfg(test)]
 pub(crate) fn golden(file: &str, text: &str) {
