@@ -157,5 +157,5 @@ fn load(nft: &Nft, kind: Kind) -> Result<(), NetError> {
 }
 
 fn load_host(nft: &Nft) -> Result<(), NetError> {
-    net::in_new_namespace(|| nft.run("make the host's table", &table::table("check", &[])))
+    net::in_new_namespace(|| nft.run("make the host's table", &table::table("check", &[], &[])))
 }

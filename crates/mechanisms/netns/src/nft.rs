@@ -5,10 +5,10 @@
 //! administrator can read.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Write},
+    os::fd::OwnedFd,
     path::PathBuf,
-    process::{Command, Stdio},
-    thread,
+    process::{Command, Output, Stdio},
 };
 
 use serde::Deserialize;
@@ -39,14 +39,45 @@ impl Nft {
 
     /// Does what `script` says, all of it or nothing, in the calling thread's namespace.
     pub(crate) fn run(&self, what: &'static str, script: &str) -> Result<(), NetError> {
-        self.call(what, &["-f", "-"], script).map(drop)
+        self.feed(what, script, Stdio::null())
+    }
+
+    /// The same, holding a lock: should this process be killed, the program goes on, and nobody gets the lock before it
+    /// has ended. (It is its standard output, to which it has nothing to say.)
+    pub(crate) fn run_locked(
+        &self,
+        lock: &OwnedFd,
+        what: &'static str,
+        script: &str,
+    ) -> Result<(), NetError> {
+        let lock = lock.try_clone().map_err(NetError::step("passing on a lock"))?;
+        self.feed(what, script, lock.into())
+    }
+
+    fn feed(&self, what: &'static str, script: &str, stdout: Stdio) -> Result<(), NetError> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["-f", "-"])
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(self.step())?;
+        // It reads all of it before it says anything.
+        let fed = child
+            .stdin
+            .take()
+            .map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+        let output = child.wait_with_output().map_err(self.step())?;
+        outcome(what, output)?;
+        fed.map_err(self.step())
     }
 
     /// What `nft -j ARGUMENTS` prints in the calling thread's namespace.
     pub(crate) fn list(&self, what: &'static str, arguments: &[&str]) -> Result<Vec<Entry>, NetError> {
-        let mut all = vec!["-j"];
-        all.extend(arguments);
-        let text = self.call(what, &all, "")?;
+        let mut command = Command::new(&self.program);
+        command.arg("-j").args(arguments).env_clear().stdin(Stdio::null());
+        let text = outcome(what, command.output().map_err(self.step())?)?;
         serde_json::from_slice::<Listing>(&text)
             .map(|listing| listing.nftables)
             .map_err(|e| NetError::Nft {
@@ -55,43 +86,21 @@ impl Nft {
             })
     }
 
-    fn call(&self, what: &'static str, arguments: &[&str], input: &str) -> Result<Vec<u8>, NetError> {
-        let step = || NetError::step(format!("running {}", self.program.display()));
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(step())?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) = (stdin, stdout, stderr) else {
-            return Err(NetError::NoNft);
-        };
-        // It reads all of its input before it says anything; of the two outputs, either may be long.
-        let fed = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        let mut output = Vec::new();
-        let mut complaint = Vec::new();
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| stderr.read_to_end(&mut complaint));
-            let read = stdout.read_to_end(&mut output);
-            reader.join().map_or(read, |_| Ok(0))
-        })
-        .map_err(step())?;
-        let status = child.wait().map_err(step())?;
-        if status.success() {
-            fed.map_err(step())?;
-            return Ok(output);
-        }
-        let message: String = String::from_utf8_lossy(&complaint)
-            .trim()
-            .chars()
-            .take(COMPLAINT)
-            .collect();
-        Err(NetError::Nft { what, message })
+    fn step(&self) -> impl FnOnce(io::Error) -> NetError + use<> {
+        NetError::step(format!("running {}", self.program.display()))
     }
+}
+
+fn outcome(what: &'static str, output: Output) -> Result<Vec<u8>, NetError> {
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let message = String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .chars()
+        .take(COMPLAINT)
+        .collect();
+    Err(NetError::Nft { what, message })
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,6 @@
 //! One process at a time looks at and changes what the owners' tables say together.
+//!
+//! The programs that it runs meanwhile are given the lock too, since they go on when it is killed.
 
 use std::os::fd::OwnedFd;
 

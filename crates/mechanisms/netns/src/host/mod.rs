@@ -65,13 +65,17 @@ impl Host {
         special: &[Ipv4Net],
     ) -> Result<Self, NetError> {
         let (route, uplinks) = net::in_namespace(namespace.as_fd(), || {
-            let _lock = lock::take()?;
+            let lock = lock::take()?;
             let mut route = Netlink::route().map_err(NetError::step("opening a netlink socket"))?;
             let uplinks = uplink::find(&mut route)?;
             obstacle::look(&nft)?;
-            let opened = uplink::opened(&nft)?;
-            nft.run("make the host's table", &table::table(tag, special))?;
-            uplink::open(&nft, tag, &uplinks, &opened)?;
+            let plan = uplink::plan(tag, &uplinks, &uplink::opened(&nft)?)?;
+            nft.run_locked(
+                &lock,
+                "make the host's table",
+                &table::table(tag, special, &plan.elements),
+            )?;
+            plan.switch_on()?;
             Ok::<_, NetError>((route, uplinks))
         })?;
         let mtu = AtomicU32::new(uplink::mtu(&uplinks));
@@ -105,9 +109,14 @@ impl Host {
             return Ok(());
         }
         net::in_namespace(self.namespace.as_fd(), || {
-            let _lock = lock::take()?;
-            let opened = uplink::opened(&self.nft)?;
-            uplink::open(&self.nft, &self.tag, &uplinks, &opened)
+            let lock = lock::take()?;
+            let plan = uplink::plan(&self.tag, &uplinks, &uplink::opened(&self.nft)?)?;
+            self.nft.run_locked(
+                &lock,
+                "note an uplink",
+                &table::open_more(&self.tag, &plan.elements),
+            )?;
+            plan.switch_on()
         })?;
         self.mtu.store(uplink::mtu(&uplinks), Ordering::Relaxed);
         *known = uplinks;

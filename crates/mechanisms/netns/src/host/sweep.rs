@@ -21,7 +21,7 @@ pub(crate) fn sweep(
 /// First the links, since something may still hold a namespace whose only protection on this side is the table; the
 /// table last, since it is what a next sweep would find.
 pub(super) fn remove(nft: &Nft, alive: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<String>, NetError> {
-    let _lock = lock::take()?;
+    let lock = lock::take()?;
     let mut gone: Vec<String> = uplink::tags(nft)?.into_iter().filter(|tag| !alive(tag)).collect();
     let mut route = Netlink::route().map_err(NetError::step("opening a netlink socket"))?;
     for link in route.links().map_err(NetError::step("reading the links"))? {
@@ -48,7 +48,8 @@ pub(super) fn remove(nft: &Nft, alive: &(dyn Fn(&str) -> bool + Sync)) -> Result
     for tag in &gone {
         let table = table::name(tag);
         // Making it first, since deleting what is not there fails.
-        nft.run(
+        nft.run_locked(
+            &lock,
             "remove a table",
             &format!("table inet {table} {{}}\ndelete table inet {table}\n"),
         )?;

@@ -38,24 +38,61 @@ pub(crate) fn owner(table: &str) -> Option<&str> {
     table.strip_prefix(TABLE_PREFIX)
 }
 
-/// The table of the owner `tag`, instead of what there may be of this name.
-pub(crate) fn table(tag: &str, special: &[Ipv4Net]) -> String {
+/// The table of the owner `tag`, instead of what there may be of this name, with these elements of [`OPENED`].
+pub(crate) fn table(tag: &str, special: &[Ipv4Net], opened: &[String]) -> String {
     let name = name(tag);
     let special: Vec<String> = special
         .iter()
         .map(ToString::to_string)
         .chain([link::NET.to_owned()])
         .collect();
+    // An empty list is none for `nft`.
+    let opened = match opened.is_empty() {
+        true => String::new(),
+        false => format!(" elements = {{ {} }};", opened.join(", ")),
+    };
     format!(
         "define links = {}\n\
          table inet {name} {{}}\n\
          delete table inet {name}\n\
          table inet {name} {{\n  \
-         set {OPENED} {{ type ifname; }}\n  \
+         set {OPENED} {{ type ifname;{opened} }}\n  \
          set special {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }}; }}\n\n\
          {}}}\n",
         link::NET,
         special.join(", "),
         include_str!("table.nft"),
     )
+}
+
+/// Adds elements of [`OPENED`].
+pub(crate) fn open_more(tag: &str, opened: &[String]) -> String {
+    if opened.is_empty() {
+        return String::new();
+    }
+    format!(
+        "add element inet {} {OPENED} {{ {} }}\n",
+        name(tag),
+        opened.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::golden;
+
+    #[test]
+    fn the_table_is_the_one_that_was_looked_at() {
+        let special: Vec<Ipv4Net> = ["10.0.0.0/8", "127.0.0.0/8"]
+            .map(|net| net.parse().unwrap())
+            .to_vec();
+        let opened = ["\"eth0\" comment \"not all were on\"".to_owned()];
+        golden(
+            "src/host/golden/table.nft",
+            &table("0123abcd_owner", &special, &opened),
+        );
+        assert_eq!(owner(&name("0123abcd_owner")), Some("0123abcd_owner"));
+        assert_eq!(owner("filter"), None);
+    }
 }

@@ -100,32 +100,47 @@ const ALL: &str = "all were on";
 /// The opposite.
 const NOT_ALL: &str = "not all were on";
 
-/// Switches forwarding on at `uplinks`, if it is not, or if it is because one of the owners in `opened` did that.
-pub(super) fn open(
-    nft: &Nft,
+/// What is to be done so that packets can come back by all uplinks.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// To be in the owner's set [`table::OPENED`], before
+    pub(super) elements: Vec<String>,
+    /// these are switched on.
+    pub(super) switch: Vec<String>,
+}
+
+/// Plans for the owner `tag` to have `uplinks` forward, `opened` being what all tables say. A link that forwards is none of
+/// ours, unless one of those owners had it do so. What is in the owner's table stays there.
+pub(super) fn plan(
     tag: &str,
     uplinks: &[Uplink],
     opened: &BTreeMap<String, Opened>,
-) -> Result<(), NetError> {
-    for Uplink { name, .. } in uplinks {
-        let on = forwarding(name)?;
-        let all = match opened.get(name) {
-            Some(before) => before.all,
-            None if on => continue,
-            None => forwarding("all")?,
-        };
-        let comment = if all { ALL } else { NOT_ALL };
-        let table = table::name(tag);
-        let set = table::OPENED;
-        nft.run(
-            "note an uplink",
-            &format!("add element inet {table} {set} {{ \"{name}\" comment \"{comment}\" }}\n"),
-        )?;
-        if !on {
-            switch(name, true)?;
+) -> Result<Plan, NetError> {
+    let element = |name: &str, all| format!("\"{name}\" comment \"{}\"", if all { ALL } else { NOT_ALL });
+    let mut plan = Plan::default();
+    for (name, opened) in opened {
+        let needed = uplinks.iter().any(|uplink| uplink.name == *name);
+        if needed || opened.tags.iter().any(|owner| owner == tag) {
+            plan.elements.push(element(name, opened.all));
         }
     }
-    Ok(())
+    for Uplink { name, .. } in uplinks {
+        if forwarding(name)? {
+            continue;
+        }
+        if !opened.contains_key(name) {
+            plan.elements.push(element(name, forwarding("all")?));
+        }
+        plan.switch.push(name.clone());
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// Does the second half, when the first has been done.
+    pub(super) fn switch_on(&self) -> Result<(), NetError> {
+        self.switch.iter().try_for_each(|name| switch(name, true))
+    }
 }
 
 /// Switches forwarding off at `name`, which was `opened` by owners who are all gone.

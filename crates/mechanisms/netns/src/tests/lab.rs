@@ -107,6 +107,27 @@ impl Lab {
             .sum()
     }
 
+    /// Waits until a rule of an owner's table has been met so often.
+    pub(super) fn until_met(&self, name: &str, often: u64) {
+        let deadline = std::time::Instant::now() + super::LONG;
+        while self.met(name) < often {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{name} was not met {often} times"
+            );
+        }
+    }
+
+    /// What the sandboxes' links are labelled with.
+    pub(super) fn aliases(&self) -> Vec<String> {
+        let links = within(&self.host, || Netlink::route()?.links()).unwrap();
+        links
+            .into_iter()
+            .filter(|link| link.name.starts_with("omr"))
+            .filter_map(|link| link.alias)
+            .collect()
+    }
+
     /// Names of the sandboxes' links.
     pub(super) fn links(&self) -> Vec<String> {
         let links = within(&self.host, || Netlink::route()?.links()).unwrap();
