@@ -25,12 +25,6 @@ impl Readable {
     pub async fn wait(&self) -> io::Result<()> {
         self.0.readable().await.map(drop)
     }
-
-    /// Waits until `read`, which gets the descriptor (in non-blocking mode), returns anything but `WouldBlock`. Cancel-safe
-    /// if `read` is.
-    pub async fn read<T>(&self, mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-        self.0.async_io(Interest::READABLE, |fd| read(fd.as_fd())).await
-    }
 }
 
 impl Readable {
