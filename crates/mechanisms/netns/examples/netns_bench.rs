@@ -29,6 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let special = vec![Special {
         name: "private".to_owned(),
+        permittable: true,
         nets: vec![
             "10.0.0.0/8".parse()?,
             "172.16.0.0/12".parse()?,

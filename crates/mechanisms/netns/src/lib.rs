@@ -68,11 +68,14 @@ pub enum Kind {
     Open,
 }
 
-/// Addresses that are special in one way. A guest reaches none of them unless a rule of its policy names it.
+/// Addresses that are special in one way: a guest does not reach them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Special {
     /// Ends the name of the rule that drops them, `special-NAME`: lower-case letters, digits and `-`.
     pub name: String,
     /// Which they are.
     pub nets: Vec<Ipv4Net>,
+    /// Whether a guest reaches those that its policy permits ([`Namespace::apply`]). Else it never does, whatever the
+    /// policy says.
+    pub permittable: bool,
 }

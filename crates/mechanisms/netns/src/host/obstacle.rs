@@ -180,3 +180,6 @@ fn legacy_obstacle(program: &str, listing: &str) -> Option<(String, String)> {
         iptables(program, chain),
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,9 +119,22 @@ fn sets(kind: Kind, special: &[Special]) -> String {
 /// One rule for each kind of special addresses.
 fn specials(special: &[Special]) -> String {
     let mut text = String::new();
-    for Special { name, nets } in special.iter().filter(|special| !special.nets.is_empty()) {
-        let matches = format!("ip daddr {{ {} }} ip daddr != @{PERMITTED}", list(nets));
-        let _ = writeln!(text, "    {matches} counter drop comment \"special-{name}\"");
+    for Special {
+        name,
+        nets,
+        permittable,
+    } in special.iter().filter(|special| !special.nets.is_empty())
+    {
+        let unless = if *permittable {
+            format!(" ip daddr != @{PERMITTED}")
+        } else {
+            String::new()
+        };
+        let nets = list(nets);
+        let _ = writeln!(
+            text,
+            "    ip daddr {{ {nets} }}{unless} counter drop comment \"special-{name}\""
+        );
     }
     text
 }

@@ -23,12 +23,15 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink,
+    sockopt::set_socket_send_buffer_size_force,
 };
 
 /// Larger than any message that the kernel sends at once (it fills at most 32 KiB in a dump).
 const BUFFER: usize = 64 << 10;
 /// The type of an error or acknowledgement, in native byte order.
 const NLMSG_ERROR: [u8; 2] = 2_u16.to_ne_bytes();
+/// What surely fits a socket's buffer, also where an administrator has made those smaller.
+const SENT_AT_ONCE: usize = 64 << 10;
 /// The group of those who are told about routes.
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 /// Length of a netlink header.
@@ -128,6 +131,10 @@ impl Netlink {
 
     /// Sends whole messages, at least one of which asks for an acknowledgement, and takes the answers.
     pub(crate) fn transaction(&mut self, messages: &[u8]) -> io::Result<()> {
+        // They must fit the buffer as one; what the kernel gives a socket is enough for some thousand elements.
+        if messages.len() > SENT_AT_ONCE {
+            set_socket_send_buffer_size_force(&self.socket, messages.len() + SENT_AT_ONCE)?;
+        }
         rustix::net::send(&self.socket, messages, SendFlags::empty())?;
         self.outcome()
     }

@@ -35,18 +35,25 @@ fn may() -> bool {
 }
 
 fn special() -> Vec<Special> {
-    let special = |name: &str, nets: &[&str]| Special {
+    let special = |name: &str, permittable, nets: &[&str]| Special {
         name: name.to_owned(),
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+        permittable,
     };
     vec![
-        special("this-host", &["0.0.0.0/8", "127.0.0.0/8"]),
-        special("private", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]),
-        special("shared", &["100.64.0.0/10"]),
-        special("protocol", &["192.0.0.0/24"]),
-        special("benchmark", &["198.18.0.0/15"]),
-        special("multicast", &["224.0.0.0/4"]),
-        special("reserved", &["240.0.0.0/4"]),
+        special("metadata", false, &["100.100.100.200/32", "168.63.129.16/32"]),
+        special("link-local", false, &["169.254.0.0/16"]),
+        special("loopback", false, &["0.0.0.0/8", "127.0.0.0/8"]),
+        special(
+            "private",
+            true,
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+        ),
+        special("shared", true, &["100.64.0.0/10"]),
+        special("protocol", false, &["192.0.0.0/24"]),
+        special("benchmark", false, &["198.18.0.0/15"]),
+        special("multicast", false, &["224.0.0.0/4"]),
+        special("reserved", false, &["240.0.0.0/4"]),
     ]
 }
 

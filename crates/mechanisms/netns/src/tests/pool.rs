@@ -48,6 +48,7 @@ async fn names_that_cannot_be_used_are_refused() {
         special: vec![Special {
             name: rule.to_owned(),
             nets: Vec::new(),
+            permittable: false,
         }],
         ready: Ready::default(),
         host: None,

@@ -135,7 +135,8 @@ async fn what_is_special_takes_a_rule_and_metadata_is_never_reached() {
     for never in ["169.254.169.254:80", "100.100.100.200:80", "168.63.129.16:80"] {
         assert!(guest.run(|| within(never, SHORT)).is_err());
     }
-    until_met_often(&namespace, "metadata", 3).await;
+    until_met(&namespace, "special-link-local").await;
+    until_met_often(&namespace, "special-metadata", 2).await;
     namespace
         .apply(&[every], &["203.0.113.0/24".parse().unwrap()], false)
         .await
@@ -272,4 +273,26 @@ async fn a_namespace_has_a_tap_that_one_vmm_may_have_and_no_other_way() {
     assert_eq!(off("ipv4/conf/tap0/forwarding"), "0\n");
     assert_eq!(off("ipv4/ip_forward"), "0\n");
     assert_eq!(off("ipv6/conf/tap0/disable_ipv6"), "1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_may_be_long() {
+    if !may() {
+        return;
+    }
+    let namespace = restricted().await;
+    let guest = Guest::plug(namespace.descriptor()).unwrap();
+    let long: Vec<ipnet::IpNet> = (0..20_000_u32)
+        .map(|number| {
+            format!("{}/32", Ipv4Addr::from_bits(0x0505_0000 + 2 * number))
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    namespace.apply(&long, &long[1..2], false).await.unwrap();
+    guest.run(|| connect("5.5.0.0:80")).unwrap();
+    let refused = guest.run(|| connect("5.5.0.1:80")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    namespace.apply(&[], &[], false).await.unwrap();
+    guest.run(|| connect("5.5.0.0:80")).unwrap_err();
 }

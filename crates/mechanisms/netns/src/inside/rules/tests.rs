@@ -2,14 +2,19 @@ use super::*;
 use crate::testing::golden;
 
 fn special() -> Vec<Special> {
-    let special = |name: &str, nets: &[&str]| Special {
+    let special = |name: &str, permittable, nets: &[&str]| Special {
+        permittable,
         name: name.to_owned(),
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
     };
     vec![
-        special("loopback", &["127.0.0.0/8"]),
-        special("private", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]),
-        special("none", &[]),
+        special("loopback", false, &["127.0.0.0/8"]),
+        special(
+            "private",
+            true,
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+        ),
+        special("none", false, &[]),
     ]
 }
 
