@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
+    mount::MountPropagationFlags,
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space},
 };
 
@@ -37,6 +38,31 @@ where
         // SAFETY: only the network namespace is parted with. The danger of the call is in `FILES`: descriptors that
         // mean something else in another thread.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)?;
+        work()
+    })
+}
+
+/// As [`in_new_namespace`], and the thread also has a view of the file systems of its own: what is mounted there is seen
+/// by it and the processes that it starts, and is gone with the last of them.
+///
+/// # Errors
+/// As [`in_new_namespace`].
+///
+/// # Panics
+/// If `work` does.
+pub fn in_new_host<T, E>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E>
+where
+    T: Send,
+    E: From<io::Error> + Send,
+{
+    on_own_thread(move || {
+        // SAFETY: as above; a mount namespace parts the thread's root and working directory from those of the others
+        // too, which changes no descriptor.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+            .map_err(io::Error::from)?;
+        // Else what is mounted here would show outside.
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .map_err(io::Error::from)?;
         work()
     })
 }

@@ -55,3 +55,27 @@ fn names_that_no_link_can_have_are_refused() {
         assert_eq!(create_tap(name).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }
+
+#[test]
+fn what_a_host_of_its_own_mounts_is_seen_by_its_children_only() {
+    if !may() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("omnirun-new-host-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let look = || {
+        let listing = std::process::Command::new("ls").arg(&folder).output().unwrap();
+        String::from_utf8(listing.stdout).unwrap()
+    };
+    let here = namespace().unwrap();
+    in_new_host(|| {
+        assert_ne!(inode(&namespace()?), inode(&here));
+        rustix::mount::mount("none", &folder, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
+        std::fs::write(folder.join("file"), "")?;
+        assert_eq!(look(), "file\n");
+        Ok::<_, io::Error>(())
+    })
+    .unwrap();
+    assert_eq!(look(), "");
+    std::fs::remove_dir(&folder).unwrap();
+}
