@@ -1,0 +1,106 @@
+//! The addresses of a frame.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use serde::{Serialize, Serializer};
+
+/// What a frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6.
+    Icmp,
+    /// ARP.
+    Arp,
+    /// Another protocol over IP, or a part of a packet of one.
+    Ip(u8),
+    /// Another EtherType.
+    Other(u16),
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Icmp => f.write_str("icmp"),
+            Self::Arp => f.write_str("arp"),
+            Self::Ip(number) => write!(f, "ip-protocol-{number}"),
+            Self::Other(number) => write!(f, "ethertype-{number:04x}"),
+        }
+    }
+}
+
+impl Serialize for Protocol {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is known of a frame. All of it may be a lie, and parts may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) hardware: [[u8; 6]; 2],
+    pub(super) from: Option<IpAddr>,
+    pub(super) to: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) protocol: Protocol,
+}
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Reads as much as can be read.
+pub(super) fn addresses(frame: &[u8]) -> Option<Addresses> {
+    let (header, _) = frame.split_first_chunk::<ETHERNET>()?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+    let mut read = Addresses {
+        hardware: [[d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]],
+        from: None,
+        to: None,
+        port: None,
+        protocol: Protocol::Other(u16::from_be_bytes([t0, t1])),
+    };
+    let Ok(parts) = LaxSlicedPacket::from_ethernet(frame) else {
+        return Some(read);
+    };
+    match parts.net {
+        Some(LaxNetSlice::Ipv4(ip)) => {
+            read.from = Some(ip.header().source_addr().into());
+            read.to = Some(ip.header().destination_addr().into());
+            read.protocol = Protocol::Ip(ip.header().protocol().0);
+        }
+        Some(LaxNetSlice::Ipv6(ip)) => {
+            read.from = Some(Ipv6Addr::from(ip.header().source()).into());
+            read.to = Some(Ipv6Addr::from(ip.header().destination()).into());
+            read.protocol = Protocol::Ip(ip.payload().ip_number.0);
+        }
+        Some(LaxNetSlice::Arp(arp)) => {
+            let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(|a| Ipv4Addr::from(a).into());
+            read.from = address(arp.sender_protocol_addr());
+            read.to = address(arp.target_protocol_addr());
+            read.protocol = Protocol::Arp;
+        }
+        None => {}
+    }
+    match parts.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            read.port = Some(tcp.destination_port());
+            read.protocol = Protocol::Tcp;
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            read.port = Some(udp.destination_port());
+            read.protocol = Protocol::Udp;
+        }
+        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_)) => read.protocol = Protocol::Icmp,
+        _ => {}
+    }
+    Some(read)
+}
