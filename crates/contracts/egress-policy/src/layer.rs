@@ -110,6 +110,14 @@ impl From<Layer> for Written {
 }
 
 impl Layer {
+    pub(crate) fn allowed(&self) -> &[Rule] {
+        &self.written.allow
+    }
+
+    pub(crate) fn denied(&self) -> &[Rule] {
+        &self.written.deny
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         self.written.mode
     }

@@ -222,6 +222,15 @@ impl Policy {
         self.layers.iter().flat_map(|layer| layer.denied_nets()).collect()
     }
 
+    /// What is allowed and what is denied, as it was written, layer by layer.
+    pub fn entries(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let all = |of: fn(&Layer) -> &[Rule]| {
+            let rules = self.layers.iter().flat_map(|layer| of(layer));
+            rules.map(|rule| rule.text.clone()).collect()
+        };
+        (all(Layer::allowed), all(Layer::denied))
+    }
+
     /// Whether HTTP and TLS have to go through the proxy although the mode is `open`: names are denied, or logged.
     pub fn proxies_web(&self) -> bool {
         let layers = || self.layers.iter();

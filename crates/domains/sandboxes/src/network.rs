@@ -13,6 +13,7 @@
 use async_trait::async_trait;
 use omnirun_egress_policy::{Mode, Policy};
 use omnirun_ids::SandboxId;
+use omnirun_store::OwnerId;
 use omnirun_vmm::Nic;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -52,8 +53,8 @@ pub struct Egress {
     pub policy: watch::Receiver<Arc<Policy>>,
     /// What has to allow it as well.
     pub tightened: Option<Arc<Policy>>,
-    /// Whose audit log is written: a session's hash, a lone sandbox's id.
-    pub subject: String,
+    /// Whose audit log is written: a session's hash; none: the sandbox's own.
+    pub subject: Option<String>,
     /// The session, for people.
     pub session: Option<String>,
 }
@@ -76,7 +77,12 @@ pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
 #[async_trait]
 pub trait Network: Send + Sync {
     /// A new port, for a card that is not [`Card::None`]. It lets nothing through yet.
-    async fn plug(&self, sandbox: &SandboxId, card: Card) -> Result<Arc<dyn Port>, NetworkError>;
+    async fn plug(
+        &self,
+        owner: &OwnerId,
+        sandbox: &SandboxId,
+        card: Card,
+    ) -> Result<Arc<dyn Port>, NetworkError>;
 
     /// Lets go of what is shared between ports. All of them have been pulled. Idempotent; says what is left.
     async fn shutdown(&self) -> Vec<String>;

@@ -52,7 +52,7 @@ impl Allowed {
         let egress = card.is_there().then(|| Egress {
             policy: self.0.clone(),
             tightened: wish.map(Arc::new),
-            subject: SessionHash::of(key).to_string(),
+            subject: Some(SessionHash::of(key).to_string()),
             session: Some(key.session.to_string()),
         });
         Reach { card, egress }

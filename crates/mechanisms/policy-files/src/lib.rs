@@ -19,4 +19,4 @@ mod watch;
 
 pub use config::ConfigDir;
 pub use error::PolicyFileError;
-pub use source::PolicySource;
+pub use source::{PolicySource, read};

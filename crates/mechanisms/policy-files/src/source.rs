@@ -56,7 +56,7 @@ impl PolicySource {
 ///
 /// # Errors
 /// [`PolicyFileError`].
-fn read(flag: &NetFlag, config: &ConfigDir) -> Result<Policy, PolicyFileError> {
+pub fn read(flag: &NetFlag, config: &ConfigDir) -> Result<Policy, PolicyFileError> {
     let NetFlag::File(path) = flag else {
         return Policy::from_flag(flag, config).map_err(PolicyFileError::Flag);
     };

@@ -21,7 +21,7 @@ impl Owned {
         let (context, sandbox) = (self.context.clone(), self.identity.sandbox.clone());
         let plug = async move {
             let plugged = match &context.network {
-                Some(network) => network.plug(&sandbox, card).await,
+                Some(network) => network.plug(&context.owner, &sandbox, card).await,
                 None => Err("this process has none".into()),
             };
             plugged.map_err(|source| failed(&sandbox, "connect it", source))

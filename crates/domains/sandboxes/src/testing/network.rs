@@ -3,6 +3,7 @@
 use crate::{Card, Egress, Network, NetworkError, Port};
 use async_trait::async_trait;
 use omnirun_ids::SandboxId;
+use omnirun_store::OwnerId;
 use omnirun_vmm::Nic;
 use std::{
     fs::File,
@@ -88,7 +89,12 @@ impl FakeNetwork {
 
 #[async_trait]
 impl Network for FakeNetwork {
-    async fn plug(&self, sandbox: &SandboxId, card: Card) -> Result<Arc<dyn Port>, NetworkError> {
+    async fn plug(
+        &self,
+        _: &OwnerId,
+        sandbox: &SandboxId,
+        card: Card,
+    ) -> Result<Arc<dyn Port>, NetworkError> {
         self.check(Deed::Plug)?;
         let namespace: OwnedFd = File::open("/dev/null")?.into();
         let mut state = self.lock();

@@ -13,7 +13,7 @@ fn egress() -> Option<Egress> {
     Some(Egress {
         policy: watch::channel(Arc::new(Policy::none())).1,
         tightened: None,
-        subject: "subject".to_owned(),
+        subject: Some("subject".to_owned()),
         session: None,
     })
 }
@@ -58,7 +58,7 @@ async fn a_policy_is_in_force_before_the_claim_and_the_port_is_pulled_at_the_end
     sandbox.claim(claim).await.unwrap();
     let port = network.accounts().pop().unwrap();
     assert_eq!(port.claims_before, 0);
-    assert_eq!(port.admitted.unwrap().subject, "subject");
+    assert_eq!(port.admitted.unwrap().subject.as_deref(), Some("subject"));
     let report = sandbox.kill().await;
     assert!(
         report.is_clean() && report.removed.contains(&"port".to_owned()),
