@@ -92,7 +92,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Bounds of an entry. All connections of a sandbox by that entry share them.
+/// Bounds of a rule. All connections of a sandbox that one of its entries lets through share them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes from the sandbox, in all.
@@ -114,12 +114,25 @@ impl Limits {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// What keeps to both.
+    fn and(self, other: Self) -> Self {
+        fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+            [a, b].into_iter().flatten().min()
+        }
+        Self {
+            bytes_up: least(self.bytes_up, other.bytes_up),
+            bytes_down: least(self.bytes_down, other.bytes_down),
+            rate: least(self.rate, other.rate),
+            connections: least(self.connections, other.connections),
+        }
+    }
 }
 
-/// The bounds of one entry, by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The bounds of one rule, and what it is called: whoever counts does so by that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleLimits {
-    /// The entry.
+    /// The rule.
     pub rule: Arc<str>,
     /// Its bounds.
     pub limits: Limits,
@@ -157,19 +170,36 @@ impl Decision {
         Self::new(Verdict::Deny, reason, rule)
     }
 
-    /// Both have to let it through: the stricter verdict, with its reason; the limits of both.
-    pub(crate) fn and(mut self, mut other: Self) -> Self {
-        let (mut stricter, other) = match other.verdict > self.verdict {
-            true => {
-                std::mem::swap(&mut self, &mut other);
-                (self, other)
-            }
+    /// Both have to let it through: the stricter verdict, with its reason and entry; the limits of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let (mut stricter, other) = match other.rank() > self.rank() {
+            true => (other, self),
             false => (self, other),
         };
-        stricter.limits.extend(other.limits);
         if !stricter.allows() {
             stricter.limits.clear();
+            return stricter;
+        }
+        for more in other.limits {
+            match stricter.limits.iter_mut().find(|known| known.rule == more.rule) {
+                // One name is one count, so it has one bound.
+                Some(known) => known.limits = known.limits.and(more.limits),
+                None => stricter.limits.push(more),
+            }
         }
         stricter
+    }
+
+    /// Of two equal verdicts, the one that says more.
+    fn rank(&self) -> (Verdict, u8) {
+        let says = match self.reason {
+            Reason::Public => 0,
+            Reason::NotListed => 1,
+            Reason::PortNotListed => 2,
+            Reason::Listed => 3,
+            Reason::Denied => 4,
+            _ => 5,
+        };
+        (self.verdict, says)
     }
 }

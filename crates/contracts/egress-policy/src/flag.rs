@@ -1,7 +1,11 @@
 //! What `--net` takes.
 
-use crate::PolicyError;
+use crate::{PolicyError, target::Entry};
 use std::{fmt, path::PathBuf, str::FromStr};
+
+/// What can be written.
+const WORDS: &str = "write none, open, allow:NAME,..., preset:NAME, or the path of a policy file (with a / in it, or ending \
+                     in .toml)";
 
 /// What `--net` takes. A file is for the caller to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +40,34 @@ impl FromStr for NetFlag {
         if text.starts_with("preset:") {
             return Ok(Self::Allow(list(text)));
         }
-        match text.contains('/') || text.ends_with(".toml") {
-            true => Ok(Self::File(text.into())),
-            false => Err(PolicyError::Flag(text.to_owned())),
+        let first = text.split(',').next().unwrap_or_default();
+        let cidr = Entry::parse(first).is_ok_and(|_| first.contains('/'));
+        if !cidr && (text.contains('/') || text.ends_with(".toml")) {
+            return Ok(Self::File(text.into()));
         }
+        Err(PolicyError::Flag {
+            text: text.to_owned(),
+            hint: hint(text, first),
+        })
     }
 }
 
+fn hint(text: &str, first: &str) -> String {
+    let word = text.to_ascii_lowercase();
+    match word.as_str() {
+        "open" | "none" => format!("write it in lower case: {word}"),
+        "off" | "false" | "no" => "for no network write none".to_owned(),
+        "on" | "true" | "all" | "full" | "internet" => "for the public internet write open".to_owned(),
+        "github" | "anthropic" => format!("for the preset write preset:{word}"),
+        // One label could be any word.
+        _ if first.contains(['.', ':']) && Entry::parse(first).is_ok() => {
+            format!("to reach that and nothing else write allow:{text}")
+        }
+        _ => WORDS.to_owned(),
+    }
+}
+
+/// What can be read again.
 impl fmt::Display for NetFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,31 +1,18 @@
-//! One layer of a policy: a mode and two lists, looked up without going through them.
+//! One layer of a policy: a mode and two lists.
 
 use crate::{
-    Decision, Limits, Mode, Name, PolicyError, Reason, RuleLimits, Verdict,
-    special::special,
-    target::{Entry, Target},
+    Decision, Mode, Name, PolicyError, Reason, Verdict,
+    index::{Index, Rule},
+    ranges::Ranges,
+    special::{never_v4_nets, special, special_v4_nets},
+    target::Target,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::SocketAddr;
 
 /// More entries than a person writes.
 pub(crate) const MOST_ENTRIES: usize = 20_000;
-/// What a name without a port is about: HTTP and TLS.
-const WEB: [u16; 2] = [80, 443];
-
-/// An entry of a list, as it was written and as it was understood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rule {
-    pub(crate) text: Arc<str>,
-    pub(crate) entry: Entry,
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
-    pub(crate) limits: Limits,
-}
 
 /// A layer as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,49 +38,16 @@ impl PartialEq for Layer {
     }
 }
 
-/// Places in a list of rules, by what they are about.
-#[derive(Debug, Clone, Default)]
-struct Index {
-    names: HashMap<Name, Vec<usize>>,
-    below: HashMap<Name, Vec<usize>>,
-    nets: Vec<usize>,
-}
-
-impl Index {
-    fn of(rules: &[Rule]) -> Self {
-        let mut index = Self::default();
-        for (at, rule) in rules.iter().enumerate() {
-            match &rule.entry.target {
-                Target::Name(name) => index.names.entry(name.clone()).or_default().push(at),
-                Target::Below(name) => index.below.entry(name.clone()).or_default().push(at),
-                Target::Net(_) => index.nets.push(at),
-            }
-        }
-        index
-    }
-
-    /// The rules about this name, the most particular first.
-    fn about<'a>(&'a self, rules: &'a [Rule], name: &'a Name) -> impl Iterator<Item = &'a Rule> {
-        let exact = self.names.get(name).into_iter().flatten();
-        let below = name
-            .parents()
-            .filter_map(|parent| self.below.get(&Name::parse(parent.as_bytes()).ok()?))
-            .flatten();
-        exact.chain(below).filter_map(|at| rules.get(*at))
-    }
-
-    fn containing<'a>(&'a self, rules: &'a [Rule], address: IpAddr) -> impl Iterator<Item = &'a Rule> {
-        let all = self.nets.iter().filter_map(|at| rules.get(*at));
-        all.filter(move |rule| matches!(rule.entry.target, Target::Net(net) if net.contains(&address)))
-    }
-}
-
+/// Checks it, wherever it comes from: the proxy is handed a policy as bytes.
 impl TryFrom<Written> for Layer {
     type Error = PolicyError;
 
-    fn try_from(written: Written) -> Result<Self, PolicyError> {
+    fn try_from(mut written: Written) -> Result<Self, PolicyError> {
         if written.allow.len() + written.deny.len() > MOST_ENTRIES {
             return Err(PolicyError::TooMany { most: MOST_ENTRIES });
+        }
+        for rule in written.allow.iter_mut().chain(&mut written.deny) {
+            rule.entry = rule.entry.clone().canonical();
         }
         for rule in &written.allow {
             rule.entry.may_be_allowed(&rule.text)?;
@@ -126,29 +80,53 @@ impl Layer {
         self.written.log_only
     }
 
-    /// What it says of a name; `port`: none for whether its addresses may be told.
-    pub(crate) fn name(&self, name: &Name, port: Option<u16>) -> Decision {
-        let Written {
-            mode, allow, deny, ..
-        } = &self.written;
-        let mut denied = self.deny.about(deny, name);
-        // Where no port is asked for, only what denies all of them does.
-        if let Some(rule) = denied.find(|rule| rule.entry.port.is_none() || rule.entry.port == port) {
+    fn allowing(&self, name: &Name) -> impl Iterator<Item = &Rule> {
+        self.allow.about(&self.written.allow, name)
+    }
+
+    /// What denies the name on this port; on none: what denies it on all of them.
+    fn denying(&self, name: &Name, port: Option<u16>) -> Option<&Rule> {
+        let mut about = self.deny.about(&self.written.deny, name);
+        about.find(|rule| rule.entry.port.is_none() || rule.entry.port == port)
+    }
+
+    /// What it says of a name's addresses being told: they are where there is a port to connect to.
+    pub(crate) fn resolve(&self, name: &Name) -> Decision {
+        if let Some(rule) = self.denying(name, None) {
             return self.refuse(Reason::Denied, Some(rule));
         }
-        match mode {
+        match self.written.mode {
             Mode::None => Decision::deny(Reason::NoNetwork, None),
             Mode::Open => Decision::new(Verdict::Allow, Reason::Public, None),
             Mode::Allow => {
-                let fits = |rule: &&Rule| match (port, rule.entry.port) {
-                    (None, _) => true,
-                    (Some(port), None) => WEB.contains(&port),
-                    (Some(port), Some(listed)) => port == listed,
-                };
-                match self.allow.about(allow, name).find(fits) {
+                let mut any = None;
+                for rule in self.allowing(name) {
+                    any = Some(rule);
+                    let mut ports = rule.entry.name_ports().iter();
+                    if ports.any(|port| self.denying(name, Some(*port)).is_none()) {
+                        return by(rule);
+                    }
+                }
+                let reason = any.map_or(Reason::NotListed, |_| Reason::Denied);
+                self.refuse(reason, any)
+            }
+        }
+    }
+
+    /// What it says of a connection to a name.
+    pub(crate) fn name(&self, name: &Name, port: u16) -> Decision {
+        if let Some(rule) = self.denying(name, Some(port)) {
+            return self.refuse(Reason::Denied, Some(rule));
+        }
+        match self.written.mode {
+            Mode::None => Decision::deny(Reason::NoNetwork, None),
+            Mode::Open => Decision::new(Verdict::Allow, Reason::Public, None),
+            Mode::Allow => {
+                let fits = |rule: &&Rule| rule.entry.name_ports().contains(&port);
+                match self.allowing(name).find(fits) {
                     Some(rule) => by(rule),
                     None => {
-                        let other = self.allow.about(allow, name).next();
+                        let other = self.allowing(name).next();
                         let reason = other.map_or(Reason::NotListed, |_| Reason::PortNotListed);
                         self.refuse(reason, other)
                     }
@@ -173,8 +151,7 @@ impl Layer {
         }
         // A wide net over the public internet is no word for what is private.
         let meant = |rule: &&Rule| what.is_none() || rule.entry.is_private();
-        let mut about = self.allow.containing(allow, address).filter(meant);
-        let allowed = about.find(fits);
+        let allowed = self.allow.containing(allow, address).filter(meant).find(fits);
         match (mode, allowed) {
             (Mode::None, _) => Decision::deny(Reason::NoNetwork, None),
             (_, Some(rule)) => by(rule),
@@ -196,6 +173,7 @@ impl Layer {
         Decision::new(verdict, reason, rule.map(|rule| rule.text.clone()))
     }
 
+    /// What is special is not let through to be logged either.
     fn refuse_address(&self, reason: Reason, rule: Option<&Rule>, is_special: bool) -> Decision {
         match is_special {
             true => Decision::deny(reason, rule.map(|rule| rule.text.clone())),
@@ -203,28 +181,40 @@ impl Layer {
         }
     }
 
-    /// Whether an entry lists this special-purpose address: whether a name may lead there.
-    pub(crate) fn lists_special(&self, to: SocketAddr) -> bool {
-        let address = to.ip().to_canonical();
-        special(address).is_some_and(|what| what.listable) && self.address(to).allows()
+    /// Whether a name that is allowed may lead there: to what is public and not denied, or special and listed as such.
+    pub(crate) fn may_lead_to(&self, to: SocketAddr) -> bool {
+        let decision = self.address(to);
+        match special(to.ip()) {
+            Some(_) => decision.allows(),
+            None => decision.allows() || !matches!(decision.reason, Reason::Denied | Reason::NoNetwork),
+        }
     }
 
-    pub(crate) fn allowed_nets(&self) -> impl Iterator<Item = IpNet> {
-        self.written
-            .allow
-            .iter()
-            .filter_map(|rule| match rule.entry.target {
+    /// The addresses for which [`Self::address`] may say yes.
+    pub(crate) fn permitted(&self) -> Ranges {
+        let listed = |private: bool| {
+            let rules = self.written.allow.iter();
+            let rules = rules.filter(move |rule| rule.entry.is_private() == private);
+            Ranges::of(rules.filter_map(|rule| match rule.entry.target {
                 Target::Net(net) => Some(net),
                 _ => None,
-            })
+            }))
+        };
+        let special = special_v4_nets().into_iter().flat_map(|(_, nets)| nets);
+        let (special, never) = (Ranges::of(special.map(IpNet::V4)), Ranges::of(never_v4_nets()));
+        let public = match self.written.mode {
+            Mode::None => return Ranges::of([]),
+            Mode::Allow if !self.written.log_only => listed(false),
+            Mode::Allow | Mode::Open => Ranges::all(),
+        };
+        public.minus(&special).or(listed(true).minus(&never))
     }
 
     /// What is denied on every port.
     pub(crate) fn denied_nets(&self) -> impl Iterator<Item = IpNet> {
-        let denied: &[Rule] = if self.written.log_only {
-            &[]
-        } else {
-            &self.written.deny
+        let denied: &[Rule] = match self.written.log_only {
+            true => &[],
+            false => &self.written.deny,
         };
         denied
             .iter()
@@ -235,21 +225,16 @@ impl Layer {
     }
 
     pub(crate) fn denies_names(&self) -> bool {
-        !self.deny.names.is_empty() || !self.deny.below.is_empty()
+        self.deny.has_names()
     }
 
     pub(crate) fn allowed_names(&self) -> impl Iterator<Item = &Name> {
-        self.allow.names.keys()
+        self.allow.names()
     }
 }
 
 fn by(rule: &Rule) -> Decision {
     let mut decision = Decision::new(Verdict::Allow, Reason::Listed, Some(rule.text.clone()));
-    if !rule.limits.is_empty() {
-        decision.limits.push(RuleLimits {
-            rule: rule.text.clone(),
-            limits: rule.limits,
-        });
-    }
+    decision.limits.extend(rule.limits.clone());
     decision
 }

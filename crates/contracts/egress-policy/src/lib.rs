@@ -38,14 +38,18 @@ mod decision;
 mod error;
 mod file;
 mod flag;
+mod index;
 mod layer;
 mod learn;
 mod name;
 mod policy;
 mod preset;
+mod ranges;
 mod spec;
 mod special;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use audit::{AuditLine, Protocol};
 pub use decision::{Decision, Limits, Reason, RuleLimits, Verdict};

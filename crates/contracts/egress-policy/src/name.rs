@@ -1,7 +1,7 @@
 //! The one type of host name: what is compared is compared byte by byte, since every other way is a way around.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// Longest name, without the dot at its end (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 253;
@@ -35,7 +35,7 @@ pub enum BadName {
     #[error("a label of it begins or ends with a hyphen")]
     Hyphen,
     /// An address, in whatever spelling: the last label is a number (WHATWG URL, "ends in a number").
-    #[error("it is an address")]
+    #[error("its last part is a number, so programs would take it for an address")]
     Address,
 }
 
@@ -114,6 +114,13 @@ impl fmt::Display for Name {
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// Hashed and compared as its text is, so that a map of names can be asked for a part of one.
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,19 +1,18 @@
 //! The policy of a sandbox: layers that all have to agree.
 
 use crate::{
-    Decision, Limits, Name, NetFlag, PolicyError, PresetSource, Reason, file,
-    layer::{Layer, Rule, Written},
-    preset::expand,
+    Decision, Name, NetFlag, PolicyError, PresetSource, Reason, file,
+    index::Rule,
+    layer::{Layer, Written},
+    preset::Expanded,
+    ranges::Ranges,
     spec::{self, PolicySpec},
-    target::{Entry, Target},
+    special_v4_nets,
+    target::Target,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 /// How much network there is. In order: the stricter one is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,11 +69,13 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`].
     pub fn allow(entries: &[String], presets: &dyn PresetSource) -> Result<Self, PolicyError> {
+        let mut expanded = Expanded::new(presets);
+        expanded.allow(&file::lines(entries))?;
         Self::of(Written {
             mode: Mode::Allow,
             log_only: false,
-            allow: expand(entries, Limits::default(), presets)?,
-            deny: Vec::new(),
+            allow: expanded.allow,
+            deny: expanded.deny,
         })
     }
 
@@ -109,7 +110,7 @@ impl Policy {
             NetFlag::None => Ok(Self::none()),
             NetFlag::Open => Ok(Self::open()),
             NetFlag::Allow(entries) => Self::allow(entries, presets),
-            NetFlag::File(path) => Err(PolicyError::Flag(path.display().to_string())),
+            NetFlag::File(path) => Err(PolicyError::NoFile(path.display().to_string())),
         }
     }
 
@@ -166,12 +167,12 @@ impl Policy {
 
     /// Whether a name's addresses may be told.
     pub fn resolve(&self, name: &Name) -> Decision {
-        self.all(|layer| layer.name(name, None))
+        self.all(|layer| layer.resolve(name))
     }
 
     /// Whether a connection may go to this name and port. Its address is another question: [`Self::may_lead_to`].
     pub fn name(&self, name: &Name, port: u16) -> Decision {
-        self.all(|layer| layer.name(name, Some(port)))
+        self.all(|layer| layer.name(name, port))
     }
 
     /// Whether a connection may go to this address, which the sandbox chose.
@@ -182,39 +183,23 @@ impl Policy {
     /// Whether a name that is allowed may lead to this address: public ones, and those that every layer lists as such. To
     /// be asked of the very address that is dialled (a name can be made to lead anywhere).
     pub fn may_lead_to(&self, to: SocketAddr) -> bool {
-        match crate::special(to.ip()) {
-            None => !self
-                .denied()
-                .iter()
-                .any(|net| net.contains(&to.ip().to_canonical())),
-            Some(_) => !self.layers.is_empty() && self.layers.iter().all(|layer| layer.lists_special(to)),
-        }
+        !self.layers.is_empty() && self.layers.iter().all(|layer| layer.may_lead_to(to))
     }
 
-    /// Addresses that a namespace lets pass to the proxy, which looks closer. Mode `allow`.
+    /// Addresses that a namespace lets pass to the proxy, which looks closer. In mode `open`, where the kernel forwards what
+    /// is public, these are the private ones that are listed. Never one that no policy can list. IPv4 only.
     pub fn permitted(&self) -> Vec<IpNet> {
-        let listing = self.layers.iter().filter(|layer| layer.mode() == Mode::Allow);
-        // Of several lists any is a superset of what all allow.
-        let lists = listing.map(|layer| layer.allowed_nets().collect::<Vec<_>>());
-        let everything = || vec![IpNet::from(IpAddr::from([0, 0, 0, 0])).supernet_of_all()];
-        match self.mode() == Mode::Allow && self.log_only() {
-            true => everything(),
-            false => lists
-                .min_by_key(Vec::len)
-                .unwrap_or_else(|| self.special_permitted()),
+        let lists = self.layers.iter().map(|layer| layer.permitted());
+        let all = lists.reduce(|all, list| all.and(&list));
+        let all = all.unwrap_or_else(|| Ranges::of([]));
+        match self.mode() {
+            Mode::None => Vec::new(),
+            Mode::Allow => all.nets(),
+            Mode::Open => {
+                let special = special_v4_nets().into_iter().flat_map(|(_, nets)| nets);
+                all.and(&Ranges::of(special.map(IpNet::V4))).nets()
+            }
         }
-    }
-
-    /// In mode `open`: the private networks that every layer lists.
-    fn special_permitted(&self) -> Vec<IpNet> {
-        let mut lists = self
-            .layers
-            .iter()
-            .map(|layer| layer.allowed_nets().collect::<Vec<_>>());
-        let first = lists.next().unwrap_or_default();
-        lists.fold(first, |all, list| {
-            all.into_iter().filter(|net| list.contains(net)).collect()
-        })
     }
 
     /// Addresses that nothing goes to, on no port.
@@ -233,8 +218,12 @@ impl Policy {
 
     /// Whether HTTP and TLS have to go through the proxy although the mode is `open`: names are denied, or logged.
     pub fn proxies_web(&self) -> bool {
-        let layers = || self.layers.iter();
-        self.mode() == Mode::Open && (self.log_only() || layers().any(|layer| layer.denies_names()))
+        self.mode() == Mode::Open && (self.log_only() || self.denies_names())
+    }
+
+    /// Whether names are denied: what goes to an address has to be looked at for one as well.
+    pub fn denies_names(&self) -> bool {
+        self.layers.iter().any(|layer| layer.denies_names())
     }
 
     /// The names that are listed as such and allowed: what can be resolved before anybody asks.
@@ -247,40 +236,22 @@ impl Policy {
     }
 }
 
-trait SupernetOfAll {
-    fn supernet_of_all(self) -> IpNet;
-}
-
-impl SupernetOfAll for IpNet {
-    /// The network of all addresses of this one's family.
-    fn supernet_of_all(self) -> IpNet {
-        std::iter::successors(Some(self), IpNet::supernet)
-            .last()
-            .unwrap_or(self)
+/// Where everything public is allowed, an entry can only open what is private, or deny.
+pub(crate) fn check_open(allow: &[Rule], deny: &[Rule]) -> Result<(), PolicyError> {
+    if let Some(rule) = allow.iter().find(|rule| !rule.entry.is_private()) {
+        return Err(PolicyError::Contradiction(format!(
+            "internet = true allows everything public, so allowing {:?} says nothing; for a sandbox that reaches its list \
+             alone take internet = true out",
+            &*rule.text
+        )));
+    }
+    let with_port = |rule: &&Rule| matches!(rule.entry.target, Target::Net(_)) && rule.entry.port.is_some();
+    match deny.iter().find(with_port) {
+        // The kernel forwards, by address.
+        Some(rule) => Err(PolicyError::entry(
+            &rule.text,
+            "with internet = true an address is denied on all ports or on none; leave the port out",
+        )),
+        None => Ok(()),
     }
 }
-
-/// Rules of entries that are no presets.
-pub(crate) fn rule(text: &str, limits: Limits) -> Result<Rule, PolicyError> {
-    Ok(Rule {
-        entry: Entry::parse(text)?,
-        text: text.trim().into(),
-        limits,
-    })
-}
-
-/// Whether a denied entry can be enforced in mode `open`, where addresses are the kernel's.
-pub(crate) fn check_open_denial(rule: &Rule) -> Result<(), PolicyError> {
-    match (&rule.entry.target, rule.entry.port) {
-        (Target::Net(_), Some(_)) => Err(PolicyError::Entry {
-            entry: rule.text.to_string(),
-            what: "with internet = true an address is denied on all ports or on none; leave the port out"
-                .to_owned(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-#[path = "policy_tests.rs"]
-mod tests;

@@ -1,11 +1,14 @@
 //! The policy as the public API's fields have it.
 
 use crate::{
-    Limits, Mode, PolicyError, PresetSource, layer::Written, policy::check_open_denial, preset::expand,
+    Mode, PolicyError, PresetSource, file::lines, layer::Written, policy::check_open, preset::Expanded,
 };
 use serde::{Deserialize, Serialize};
 
 /// `internet` and `network` of a create call.
+///
+/// The policy call has the fields of `network` alone, and puts them in the place of the earlier ones. What the create call
+/// said of `internet` goes on to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicySpec {
@@ -17,24 +20,35 @@ pub struct PolicySpec {
     pub network: Option<NetworkSpec>,
 }
 
-/// `network` of a create call, and the body of the policy call.
+/// `network` of a create call, and the body of the policy call. A list that is there and empty is a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NetworkSpec {
     /// Names.
-    #[serde(alias = "allow")]
-    pub allow_domains: Vec<String>,
+    #[serde(alias = "allow", skip_serializing_if = "Option::is_none")]
+    pub allow_domains: Option<Vec<String>>,
     /// Names.
-    pub deny_domains: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny_domains: Option<Vec<String>>,
     /// Addresses and CIDRs.
-    #[serde(rename = "allowIPs", alias = "allowIps")]
-    pub allow_ips: Vec<String>,
+    #[serde(
+        rename = "allowIPs",
+        alias = "allowIps",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub allow_ips: Option<Vec<String>>,
     /// Addresses and CIDRs.
-    #[serde(rename = "denyIPs", alias = "denyIps")]
-    pub deny_ips: Vec<String>,
+    #[serde(
+        rename = "denyIPs",
+        alias = "denyIps",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub deny_ips: Option<Vec<String>>,
     /// Enforce names by TLS server name; we always do.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sni_proxy: bool,
     /// Let everything public through and log its names.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sni_proxy_log_only: bool,
 }
 
@@ -48,25 +62,37 @@ pub(crate) fn written(spec: &PolicySpec, presets: &dyn PresetSource) -> Result<O
     if network.sni_proxy_log_only && !network.sni_proxy {
         return contradiction("sniProxyLogOnly is a way for sniProxy to work: set sniProxy as well");
     }
-    if network.sni_proxy && !network.sni_proxy_log_only && network.allow_domains.is_empty() {
+    let no_names = network.allow_domains.as_ref().is_none_or(Vec::is_empty);
+    if network.sni_proxy && !network.sni_proxy_log_only && no_names {
         return contradiction("sniProxy needs allowDomains, or sniProxyLogOnly");
     }
-    let mut allow = expand(&network.allow_domains, Limits::default(), presets)?;
-    allow.extend(expand(&network.allow_ips, Limits::default(), presets)?);
-    let mut deny = expand(&network.deny_domains, Limits::default(), presets)?;
-    deny.extend(expand(&network.deny_ips, Limits::default(), presets)?);
-    let mode = if internet && allow.is_empty() {
-        Mode::Open
-    } else {
-        Mode::Allow
-    };
-    if mode == Mode::Open {
-        deny.iter().try_for_each(check_open_denial)?;
+    let mut expanded = Expanded::new(presets);
+    for (field, list) in [
+        ("allowDomains", &network.allow_domains),
+        ("allowIPs", &network.allow_ips),
+    ] {
+        let entries = lines(list.as_deref().unwrap_or_default());
+        expanded.allow(&entries).map_err(|error| error.within(field))?;
     }
+    for (field, list) in [
+        ("denyDomains", &network.deny_domains),
+        ("denyIPs", &network.deny_ips),
+    ] {
+        let entries = lines(list.as_deref().unwrap_or_default());
+        expanded.deny(&entries).map_err(|error| error.within(field))?;
+    }
+    let restricted = !internet || network.allow_domains.is_some() || network.allow_ips.is_some();
+    let mode = match restricted {
+        true => Mode::Allow,
+        false => {
+            check_open(&expanded.allow, &expanded.deny)?;
+            Mode::Open
+        }
+    };
     Ok(Some(Written {
         mode,
         log_only: network.sni_proxy_log_only,
-        allow,
-        deny,
+        allow: expanded.allow,
+        deny: expanded.deny,
     }))
 }

@@ -1,9 +1,11 @@
 //! Addresses that are not of the public internet, or not for a sandbox.
 //!
-//! From IANA's special-purpose registries (RFC 6890 and its updates), with the addresses at which clouds serve metadata
-//! and credentials. Where an IPv6 address has an IPv4 one in it, that one counts as well.
+//! From IANA's special-purpose registries (`iana.org/assignments/iana-ipv4-special-registry` and its like for IPv6; RFC
+//! 6890 and its updates), with the addresses at which clouds serve metadata and credentials. What is in those registries
+//! and globally reachable (AS112, AMT) is public. An IPv6 address that only carries an IPv4 one is that one (v4-mapped), or
+//! not to be reached at all (compatible, translated, NAT64, 6to4, Teredo).
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What kind of address it is.
@@ -134,6 +136,9 @@ fn of_v6(address: Ipv6Addr) -> Option<Special> {
         [0x2002, ..] => Some(never("6to4, RFC 3056")),
         [0x3fff, low, ..] if low < 0x1000 => Some(listable("documentation, RFC 9637")),
         [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Some(never("a metadata service, AWS's")),
+        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Some(never("a metadata service, Google's")),
+        [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => Some(never("a metadata service, Oracle's")),
+        [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42] => Some(never("a metadata service, Scaleway's")),
         [first, ..] if first & 0xfe00 == 0xfc00 => Some(listable("private, RFC 4193")),
         [first, ..] if first & 0xffc0 == 0xfe80 => Some(never("link-local, RFC 4291")),
         [first, ..] if first & 0xff00 == 0xff00 => Some(never("multicast, RFC 4291")),
@@ -154,13 +159,19 @@ pub fn special_v4_nets() -> Vec<(&'static str, Vec<Ipv4Net>)> {
     kinds
 }
 
+/// Those of them that no policy can list.
+pub(crate) fn never_v4_nets() -> impl Iterator<Item = IpNet> {
+    let never = V4.iter().filter(|(_, _, what)| !what.listable);
+    never.map(|(net, ..)| IpNet::V4(*net))
+}
+
 /// Whether all of a network is of one special kind, and which; [`None`] also if only a part of it is.
-pub(crate) fn special_net(net: ipnet::IpNet) -> Option<Special> {
+pub(crate) fn special_net(net: IpNet) -> Option<Special> {
     let first = special(net.network())?;
     let last = special(net.broadcast())?;
     let whole = match net {
-        ipnet::IpNet::V4(net) => V4.iter().any(|(range, ..)| range.contains(&net)),
-        ipnet::IpNet::V6(_) => first.what == last.what,
+        IpNet::V4(net) => V4.iter().any(|(range, ..)| range.contains(&net)),
+        IpNet::V6(_) => first.what == last.what,
     };
     whole.then_some(if first.listable { last } else { first })
 }
@@ -193,6 +204,10 @@ mod tests {
             "fe80::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "::ffff:0:10.0.0.1",
+            "5f00::1",
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::1",
             "2002:7f00:1::1",

@@ -1,9 +1,12 @@
 //! One entry of a list: a name, all names below one, an address or a CIDR; each with or without a port.
 
-use crate::{Name, PolicyError, special::special_net};
+use crate::{BadName, Name, PolicyError, special::special_net};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+/// What a name without a port is about: HTTP and TLS.
+pub(crate) const WEB: [u16; 2] = [80, 443];
 
 /// What an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -27,10 +30,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Reads one. Whether it may be allowed is not looked at.
     pub(crate) fn parse(text: &str) -> Result<Self, PolicyError> {
-        let wrong = |what: &str| PolicyError::Entry {
-            entry: text.to_owned(),
-            what: what.to_owned(),
-        };
+        let wrong = |what: &str| PolicyError::entry(text, what);
         let trimmed = text.trim();
         if trimmed.contains("://") {
             return Err(wrong(
@@ -40,7 +40,7 @@ impl Entry {
         let (host, port) =
             split_port(trimmed).ok_or_else(|| wrong("its port is no number from 1 to 65535"))?;
         if let Some(net) = as_net(host) {
-            let target = Target::Net(net.trunc());
+            let target = Target::Net(canonical(net));
             return Ok(Self { target, port });
         }
         if host.contains('/') {
@@ -57,9 +57,14 @@ impl Entry {
                 "a * stands for whole labels at the beginning: *.example.net",
             ));
         }
-        let name = Name::written(name).map_err(|source| PolicyError::Name {
-            entry: text.to_owned(),
-            source,
+        let name = Name::written(name).map_err(|why| match why {
+            BadName::Address => {
+                wrong("an address is four decimal numbers, or IPv6 in brackets if a port follows")
+            }
+            why => PolicyError::Name {
+                entry: text.to_owned(),
+                why,
+            },
         })?;
         let target = if below {
             Target::Below(name)
@@ -67,6 +72,22 @@ impl Entry {
             Target::Name(name)
         };
         Ok(Self { target, port })
+    }
+
+    /// The same, its network in the one form that is compared.
+    pub(crate) fn canonical(mut self) -> Self {
+        if let Target::Net(net) = &mut self.target {
+            *net = canonical(*net);
+        }
+        self
+    }
+
+    /// The ports of a name that is allowed.
+    pub(crate) fn name_ports(&self) -> &[u16] {
+        match &self.port {
+            Some(_) => self.port.as_slice(),
+            None => &WEB,
+        }
     }
 
     /// Whether it is about addresses of a special purpose, and those alone.
@@ -87,6 +108,20 @@ impl Entry {
             _ => Ok(()),
         }
     }
+}
+
+/// Without host bits, and IPv4 where it is IPv4 in IPv6's clothes.
+fn canonical(net: IpNet) -> IpNet {
+    let net = net.trunc();
+    let IpNet::V6(v6) = net else {
+        return net;
+    };
+    let mapped = v6.network().to_ipv4_mapped();
+    let length = v6.prefix_len().checked_sub(96);
+    mapped
+        .zip(length)
+        .and_then(|(v4, length)| IpNet::new(v4.into(), length).ok())
+        .unwrap_or(net)
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`, and a bare IPv6 address or CIDR. None: there is a port that is none.
@@ -149,6 +184,11 @@ mod tests {
                 None,
             ),
             (
+                "::ffff:10.1.2.3",
+                Target::Net("10.1.2.3/32".parse().unwrap()),
+                None,
+            ),
+            (
                 "[2001:db9::1]:443",
                 Target::Net("2001:db9::1/128".parse().unwrap()),
                 Some(443),
@@ -168,7 +208,9 @@ mod tests {
             ("a:65536", "port"),
             ("a:b", "port"),
             ("10.0.0.0/33", "CIDR"),
-            ("127.1", "address"),
+            ("127.1", "four decimal numbers"),
+            ("010.1.2.3", "four decimal numbers"),
+            ("１２７.0.0.1", "four decimal numbers"),
             ("a b", "byte"),
         ] {
             let error = Entry::parse(text).unwrap_err();
@@ -188,6 +230,8 @@ mod tests {
             "224.0.0.1",
             "0.0.0.0/8",
             "100.100.100.200",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.0.0/112",
         ] {
             assert!(matches!(allowed(text), Err(PolicyError::Never { .. })), "{text}");
         }

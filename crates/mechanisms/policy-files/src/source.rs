@@ -3,7 +3,7 @@
 use crate::{ConfigDir, PolicyFileError, watch::Folders};
 use omnirun_egress_policy::{NetFlag, Policy, PresetSource};
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,8 +11,24 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 impl PresetSource for ConfigDir {
-    fn preset(&self, name: &str) -> Option<String> {
-        fs::read_to_string(ConfigDir::preset(self, name)?).ok()
+    fn preset(&self, name: &str) -> Result<Option<String>, String> {
+        let Some(path) = ConfigDir::preset(self, name) else {
+            return Ok(None);
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let files = self.presets().and_then(|folder| fs::read_dir(folder).ok());
+        let paths = files.into_iter().flatten().flatten().map(|file| file.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .collect()
     }
 }
 
@@ -183,6 +199,18 @@ mod tests {
             policy.changed().await.unwrap();
             assert!(allows(&policy.borrow_and_update(), "z.example"), "{flag}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_preset_that_cannot_be_read_is_not_the_one_of_ours() {
+        let b = bench("allow = [\"preset:github\"]");
+        fs::create_dir(b.folder.path().join("presets/github.toml")).unwrap();
+        let wrong = PolicySource::open(&b.flag, &b.config).unwrap_err();
+        let cause = std::error::Error::source(&wrong).unwrap().to_string();
+        assert!(cause.contains("presets/github.toml"), "{cause}");
+        let unknown = PolicySource::open(&"preset:mine2".parse().unwrap(), &b.config).unwrap_err();
+        let cause = std::error::Error::source(&unknown).unwrap().to_string();
+        assert!(cause.ends_with("anthropic, github"), "{cause}");
     }
 
     #[tokio::test]
