@@ -22,6 +22,8 @@ pub(crate) struct Rule {
 pub(crate) struct Index {
     names: HashMap<Name, Vec<usize>>,
     below: HashMap<Name, Vec<usize>>,
+    /// The most labels of a name in `below`. A name of 127 labels is not looked up 126 times.
+    deepest: usize,
     nets: HashMap<IpNet, Vec<usize>>,
     /// The lengths of prefixes that there are, the longest first.
     v4_lengths: Vec<u8>,
@@ -29,13 +31,21 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// The networks of the rules have to be canonical.
+    /// The networks of the rules have to be canonical. Of equal entries one with bounds comes first: it is the one that is
+    /// meant.
     pub(crate) fn of(rules: &[Rule]) -> Self {
         let mut index = Self::default();
-        for (at, rule) in rules.iter().enumerate() {
+        let (bounded, plain): (Vec<_>, Vec<_>) = rules
+            .iter()
+            .enumerate()
+            .partition(|(_, rule)| rule.limits.is_some());
+        for (at, rule) in bounded.into_iter().chain(plain) {
             match &rule.entry.target {
                 Target::Name(name) => index.names.entry(name.clone()).or_default().push(at),
-                Target::Below(name) => index.below.entry(name.clone()).or_default().push(at),
+                Target::Below(name) => {
+                    index.deepest = index.deepest.max(name.dots() + 1);
+                    index.below.entry(name.clone()).or_default().push(at);
+                }
                 Target::Net(net) => {
                     index.nets.entry(*net).or_default().push(at);
                     let lengths = match net {
@@ -56,8 +66,8 @@ impl Index {
     /// The rules about this name, the most particular first.
     pub(crate) fn about<'a>(&'a self, rules: &'a [Rule], name: &Name) -> impl Iterator<Item = &'a Rule> {
         let exact = self.names.get(name).into_iter().flatten();
-        let wildcards = !self.below.is_empty();
-        let parents = wildcards.then(|| name.parents()).into_iter().flatten();
+        // The nearest parent has as many labels as the name has dots.
+        let parents = name.parents().skip(name.dots().saturating_sub(self.deepest));
         let below = parents.filter_map(|parent| self.below.get(parent)).flatten();
         exact.chain(below).filter_map(|at| rules.get(*at))
     }

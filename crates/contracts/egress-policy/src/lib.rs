@@ -4,10 +4,10 @@
 //!   flag, policy file, presets, the API's fields, a session's metadata
 //!        | parse, expand, check                                          [flag, file, preset, spec, target]
 //!        v
-//!   Policy: layers, each of which has to let a connection through        [policy, layer]
+//!   Policy: layers, each of which has to let a connection through        [policy, layer, index, ranges]
 //!        | resolve(name) / name(name, port) / address(address, port)
 //!        v
-//!   Decision: allow, deny or log; the rule; the reason; limits           [decision]
+//!   Decision: allow, deny or log; the entry; the reason; limits          [decision]
 //!        | one line for each connection                                  [audit]
 //!        v
 //!   learn: the policy file that a session would have needed              [learn]
@@ -20,18 +20,38 @@
 //! - **Three modes.** `none`: no card. `allow`: what is listed, through the egress proxy. `open`: the public internet.
 //! - **A name** without a port is TCP 443 (by the TLS server name) and 80 (by the HTTP host); with a port it is that one.
 //!   `*.example.net` is every name below `example.net` and not `example.net` itself. Names are compared in lower case,
-//!   without a dot at the end, byte by byte.
-//! - **An address or CIDR** without a port is every TCP port.
-//! - **Denied wins** over allowed.
-//! - **Special-purpose addresses** ([`special`]) are never reached by a name, nor in mode `open`. Private ones are when an
-//!   entry lists them, as such: `10.1.2.0/24`, but not `0.0.0.0/0`. Loopback, link-local, metadata and the like never.
+//!   without a dot at the end, byte by byte ([`Name`]).
+//! - **An address or CIDR** without a port is every TCP port. Sandboxes have no IPv6: an IPv6 entry is read, and no
+//!   connection will ever be one of it.
+//! - **Denied wins** over allowed, in whatever list, preset or layer. Of what allows, the most particular entry decides on
+//!   the bounds: a name before a wildcard, the nearest wildcard and the longest prefix first, an entry with bounds before an
+//!   equal one without.
+//! - **Special-purpose addresses** ([`special()`]) are never reached by a name, nor in mode `open`. Private ones are when an
+//!   entry lists them, as such: `10.1.2.0/24`, but not `0.0.0.0/0`. Loopback, link-local, metadata and the like never: to
+//!   list one is an error.
+//! - **Names hold for addresses as well.** A sandbox's packets get as far as the proxy only if their destination was
+//!   answered for a name that [`Policy::resolve`] allows, or is [`Policy::permitted`]. What the proxy then dials for a name
+//!   it resolves itself, and asks [`Policy::may_lead_to`].
+//! - **Layers.** A session's metadata, say, is a layer over what the operator allows: [`Policy::tightened`] lets through
+//!   what both do, in the stricter mode, under both their bounds. So a layer can only take away.
+//! - **Log only** lets everything public through, what is denied included, and says of each connection what the policy in
+//!   force would have. It opens nothing that is private. A layer over it that is in force is in force.
 //!
 //! # Where the public API contradicts itself
 //!
-//! Its create call has `internet` and `network`. Here: neither is no network. `internet: false` is an air gap, whatever
-//! else is given. `network` without `internet` is restricted egress. `internet: true` with a list of what is allowed is
-//! restricted to that list; with nothing but denials it is open without them. `sniProxy` asks for what is always so with
-//! us, and with `sniProxyLogOnly` everything public passes and is logged with the verdict that it would have had.
+//! Its create call has `internet` and `network`, its policy call the fields of `network` alone. Here:
+//!
+//! | given | mode |
+//! | -- | -- |
+//! | neither | `none` |
+//! | `internet: false`, whatever else | `none` |
+//! | `network` alone, also without a list or with an empty one | `allow` |
+//! | `internet: true` alone, or with denials alone | `open`, without what is denied |
+//! | `internet: true` and a list of what is allowed, also an empty one | `allow` |
+//!
+//! `allow` is another word for `allowDomains`. Names and addresses are understood in either list. `sniProxy` asks for what
+//! is always so with us; with `sniProxyLogOnly` the policy is one that only logs. A policy file that says `internet = true`
+//! and lists what is public is an error: a person can be asked what is meant.
 
 mod audit;
 mod decision;

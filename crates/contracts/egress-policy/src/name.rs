@@ -85,6 +85,10 @@ impl Name {
         &self.0
     }
 
+    pub(crate) fn dots(&self) -> usize {
+        self.0.bytes().filter(|byte| *byte == b'.').count()
+    }
+
     /// The names above it, the nearest first: for `a.b.c` these are `b.c` and `c`.
     pub(crate) fn parents(&self) -> impl Iterator<Item = &str> {
         let mut rest = self.as_str();

@@ -75,6 +75,9 @@ fn a_preset_allows_denies_and_bounds() {
     assert!(!policy.name(&name("bad.l.example"), 443).allows());
     let bounded = policy.name(&name("up.l.example"), 443);
     assert_eq!(&*bounded.limits[0].rule, "preset:lists up");
+    // Wherever else the same name is.
+    let policy = Policy::from_toml("allow = [\"up.l.example\", \"preset:lists\"]", &Mine).unwrap();
+    assert_eq!(policy.name(&name("up.l.example"), 443), bounded);
     // In a list of what is denied, all of it is.
     let policy = Policy::from_toml("internet = true\ndeny = [\"preset:lists\"]", &Mine).unwrap();
     for n in ["a.l.example", "bad.l.example", "up.l.example"] {
