@@ -1,0 +1,5 @@
+//! The child by itself.
+
+fn main() -> std::process::ExitCode {
+    omnirun_egress::child::main()
+}

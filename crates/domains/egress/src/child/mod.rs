@@ -1,0 +1,93 @@
+//! The child: one process that serves all guests of an owner.
+//!
+//! ```text
+//!   main: lockdown --> runtime --> control: orders            events: acknowledgements, requests, audit lines
+//!                                    | attach
+//!                                    v
+//!           guest: policy, flows, what it may use, its names and answers
+//!             | 4 sockets
+//!             |- dns (UDP, TCP) ------> names -> upstream        "let these addresses through" -> owner
+//!             |- transparent ---------> peek / http -> dial ---> relay
+//!             `- explicit ------------> http -------> dial ---> relay
+//! ```
+//!
+//! It is a process of its own since it parses what guests send. What it holds is sockets, and what it can do with them is
+//! what a guest could be let do anyway; it opens no file, starts no process, listens nowhere. It ends when its channel is
+//! closed, that is with its owner, and every connection ends with it.
+
+mod accept;
+mod answers;
+mod control;
+mod dial;
+mod dns;
+mod events;
+mod explicit;
+mod flow;
+mod guest;
+mod http;
+mod lockdown;
+mod meter;
+mod names;
+mod peek;
+mod process;
+mod relay;
+mod transparent;
+mod upstream;
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    panic,
+    process::ExitCode,
+    thread,
+};
+
+/// Threads that move bytes. More would serve more guests at once, and each is one that the host's own work has less.
+const MOST_WORKERS: usize = 4;
+
+/// The child's whole life. It is started by [`crate::Proxy`], with its channel as standard input; started by anybody else
+/// it says so and ends.
+pub fn main() -> ExitCode {
+    // What a panic says may be a guest's: the place must do.
+    panic::set_hook(Box::new(|panic| {
+        if let Some(at) = panic.location() {
+            eprintln!("panic at {}:{}", at.file(), at.line());
+        }
+    }));
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let channel = channel()?;
+    // Asks for the control group's share as well, so before the files are gone.
+    let workers = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_WORKERS));
+    lockdown::enter()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(control::run(channel, workers));
+    // Whatever is still under way ends with the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// The channel, moved away from standard input.
+fn channel() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    let kind = rustix::net::sockopt::socket_type(stdin.as_fd());
+    if kind != Ok(rustix::net::SocketType::SEQPACKET) {
+        return Err(io::Error::other(
+            "this is a part of OmniRun that it starts by itself; it is of no use to anybody else",
+        ));
+    }
+    let channel = stdin.as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(io::stdout().as_fd())?;
+    Ok(channel)
+}
