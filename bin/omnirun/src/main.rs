@@ -65,6 +65,9 @@ enum Command {
     Clean(commands::clean::Args),
     Bench(commands::bench::Args),
     Sim(commands::sim::Args),
+    /// The process that guests' connections go through. Started by the others, never by hand.
+    #[command(hide = true)]
+    EgressProxy,
     /// Print a completion script: omnirun completions bash > /etc/bash_completion.d/omnirun
     Completions {
         /// The shell to complete in.
@@ -84,6 +87,10 @@ fn main() -> ExitCode {
             };
         }
     };
+    // It logs nothing and has no folders: it is confined before it does anything.
+    if matches!(cli.command, Command::EgressProxy) {
+        return omnirun_egress::child::main();
+    }
     output::init_logging(&cli.global);
     let global = &cli.global;
     let result = match cli.command {
@@ -97,6 +104,7 @@ fn main() -> ExitCode {
         Command::Clean(args) => commands::clean::main(global, args),
         Command::Bench(args) => commands::bench::main(global, args),
         Command::Sim(args) => commands::sim::main(global, args),
+        Command::EgressProxy => Ok(ExitCode::FAILURE),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "omnirun", &mut script);

@@ -81,6 +81,8 @@ pub struct ProxyConfig {
     pub arguments: Vec<String>,
     /// Who the child is to be.
     pub identity: Identity,
+    /// The network namespace that it resolves and dials from; the owner's, if none is named.
+    pub namespace: Option<Arc<OwnedFd>>,
     /// How names are resolved.
     pub resolvers: Resolvers,
     /// What each guest may use.
@@ -96,6 +98,7 @@ impl Default for ProxyConfig {
             program: "/proc/self/exe".into(),
             arguments: vec!["omnirun".into(), "egress-proxy".into()],
             identity: Identity::default(),
+            namespace: None,
             resolvers: Resolvers::System,
             caps: Caps::default(),
             patience: Duration::from_secs(10),

@@ -175,6 +175,7 @@ impl Child {
             limits: &[(CORE, 0, 0), (NOFILE, most, most)],
             oom_score_adj: Some(OOM_SCORE_ADJ),
             user_namespace: None,
+            network_namespace: config.namespace.as_ref().map(|it| it.as_fd()),
             unshare: 0,
             mounts: &[],
             cgroup: None,
