@@ -155,12 +155,18 @@ impl<'a> Expanded<'a> {
                 "it has a port, and its rule has ports; take one of them out",
             ));
         }
-        let ports = with.ports.iter().map(|port| Some(*port));
-        let ports: Vec<_> = match with.ports {
-            [] => vec![entry.port],
-            _ => ports.collect(),
+        let text = text.trim();
+        // As it would be written with the port.
+        let host = match text.contains(':') && !text.starts_with('[') {
+            true => format!("[{text}]"),
+            false => text.to_owned(),
         };
-        for port in ports {
+        let with_port = |port: &u16| (Some(*port), format!("{host}:{port}"));
+        let entries: Vec<_> = match with.ports {
+            [] => vec![(entry.port, text.to_owned())],
+            ports => ports.iter().map(with_port).collect(),
+        };
+        for (port, text) in entries {
             if self.allow.len() + self.deny.len() >= MOST_ENTRIES {
                 return Err(PolicyError::TooMany { most: MOST_ENTRIES });
             }
@@ -168,13 +174,13 @@ impl<'a> Expanded<'a> {
             let entry = Entry { target, port };
             let rules = match list {
                 List::Allow => {
-                    entry.may_be_allowed(text)?;
+                    entry.may_be_allowed(&text)?;
                     &mut self.allow
                 }
                 List::Deny => &mut self.deny,
             };
             rules.push(Rule {
-                text: text.trim().into(),
+                text: text.into(),
                 entry,
                 limits: with.limits.cloned(),
             });

@@ -164,6 +164,13 @@ fn the_bounds_of_a_rule_are_shared_by_all_it_is_about() {
     assert_eq!(shared[0].limits.rate, Some(1024));
     assert!(policy.name(&name("c.example"), 443).allows() && limits("c.example", 443).is_empty());
     assert_eq!(&*limits("d.example", 22)[0].rule, "few");
+    let by = policy.name(&name("d.example"), 22).rule;
+    assert_eq!(by.as_deref(), Some("d.example:22"));
+    let of_v6 = file("[[rule]]\nto = [\"2600::/16\"]\nports = [22]");
+    assert_eq!(
+        of_v6.address(to("[2600::1]:22")).rule.as_deref(),
+        Some("[2600::/16]:22")
+    );
     assert!(!policy.name(&name("d.example"), 80).allows());
 }
 
