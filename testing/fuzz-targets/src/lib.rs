@@ -9,6 +9,7 @@
 //!   tar      unpacking on the host                                        guest
 //!   tools    the file tools                                               the model, guest
 //!   guest    what shells and consoles print, tools' results, passwd       guest
+//!   egress   ClientHellos, heads of HTTP requests, DNS queries              guest
 //!   seeds    well-formed samples, to start from
 //! ```
 //!
@@ -19,6 +20,7 @@
 #![allow(clippy::unwrap_used)] // A panic is how a target reports.
 
 mod client;
+mod egress;
 mod guest;
 mod parsers;
 pub mod seeds;
@@ -27,6 +29,7 @@ mod tools;
 mod wire;
 
 pub use client::guest_client;
+pub use egress::{client_hello, dns_query, http_head};
 pub use guest::{console, output, passwd, shell_state, tool_result};
 pub use parsers::{bzimage, images, qmp, sse, tool_schema, work_proto};
 pub use tar::unpack;
@@ -37,14 +40,17 @@ pub use wire::{frames, guest_end, host_end, messages, preface};
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpus folders.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("bzimage", bzimage),
+    ("client_hello", client_hello),
     ("console", console),
+    ("dns_query", dns_query),
     ("file_tools", file_tools),
     ("frames", frames),
     ("guest_client", guest_client),
     ("guest_end", guest_end),
     ("host_end", host_end),
+    ("http_head", http_head),
     ("images", images),
     ("messages", messages),
     ("output", output),

@@ -1,5 +1,6 @@
 //! Well-formed samples for each target, written by the code whose peer is under test.
 
+mod egress;
 mod kernel;
 
 use crate::{
@@ -21,7 +22,9 @@ use omnirun_guest_proto::{
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "bzimage" => kernel::bzimages(),
+        "client_hello" => egress::client_hellos(),
         "console" => vec![chosen(3, b"[    0.000000] Linux\r\n\x1b[2Jsh: \xc3\x28\x07 ok\n")],
+        "dns_query" => egress::dns_queries(),
         "file_tools" => FILE_CALLS.iter().map(|text| text.as_bytes().to_vec()).collect(),
         "frames" => vec![chosen(3, &guest_side(&[0, 1, 2])), chosen(0, &host_side())],
         "guest_client" => vec![
@@ -37,6 +40,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             chosen(5, &guest_side(&[3, 6, 0])),
             chosen(200, &guest_side(&[0, 1, 2])),
         ],
+        "http_head" => egress::http_heads(),
         "images" => vec![
             include_bytes!("../../../templates/default.toml").to_vec(),
             include_bytes!("../../../crates/mechanisms/images/golden/manifest-2.json").to_vec(),

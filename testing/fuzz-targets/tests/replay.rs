@@ -90,12 +90,15 @@ macro_rules! near {
 
 near!(
     bzimage,
+    client_hello,
     console,
+    dns_query,
     file_tools,
     frames,
     guest_client,
     guest_end,
     host_end,
+    http_head,
     images,
     messages,
     output,
