@@ -15,6 +15,10 @@
 //! | explicit: absolute form with scheme `http`, or CONNECT with host and port | RFC 9110, 9.3.6 |
 //! | not both `Content-Length` and `Transfer-Encoding`, neither twice, no coding but `chunked` | RFC 9112, 6 |
 //!
+//! Of a body's two lengths hyper's server shows [`target`] one: it takes `Content-Length` out beside
+//! `Transfer-Encoding`, closes the connection behind that request, and keeps one of two equal lengths. What it sends on it
+//! frames anew, so there is no second reading; what it leaves to see, such as other codings, is refused here.
+//!
 //! Bypasses that this is for: a `Host` that is listed beside a target that is not, two `Host` fields, userinfo that looks
 //! like a host (`http://listed@other/`), addresses in notations that only some resolvers read (`0x7f.1`), CONNECT where no
 //! tunnel was offered, requests smuggled behind another one's body, and HTTP/2 behind an upgrade, whose requests would
