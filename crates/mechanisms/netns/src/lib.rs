@@ -31,6 +31,7 @@
 //!   host        the host's side of the open ones: table, links, forwarding, orphans
 //!   netlink     messages to the kernel: links, sets
 //!   nft         running `nft`
+//!   ruleset     the rules, and how often each was met
 //!   check       whether all this can be had here
 //! ```
 //!
@@ -44,6 +45,7 @@ mod namespace;
 mod netlink;
 mod networks;
 mod nft;
+mod ruleset;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -55,8 +57,9 @@ pub use self::{
     check::{Check, check},
     error::NetError,
     inside::Sockets,
-    namespace::{Namespace, NamespaceId, RuleState},
+    namespace::{Namespace, NamespaceId},
     networks::{Networks, NetworksConfig, Ready, sweep},
+    ruleset::RuleState,
 };
 
 /// What a namespace leads to.

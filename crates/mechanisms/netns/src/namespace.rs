@@ -4,13 +4,12 @@ use std::{
     collections::HashMap,
     fmt,
     net::Ipv4Addr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use ipnet::{IpNet, Ipv4Net};
-use omnirun_sys::host::net;
 
 use crate::{
     Kind, NetError, Sockets,
@@ -25,7 +24,8 @@ use crate::{
         sets::{Element, Transaction, intervals},
     },
     networks::blocking,
-    nft::{Nft, Rule},
+    nft::Nft,
+    ruleset::{RuleState, Ruleset},
 };
 
 /// Names a namespace in logs: the number that `ls -i /proc/PID/ns/net` shows. The kernel may use it again when the
@@ -37,15 +37,6 @@ impl fmt::Display for NamespaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// A rule, and how often it was met.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleState {
-    /// Its name.
-    pub name: String,
-    /// Packets that it applied to (for a redirection: connections).
-    pub packets: u64,
 }
 
 /// A namespace for one sandbox. Dropping it lets go of everything; the kernel removes the namespace when VMM and proxy
@@ -232,14 +223,18 @@ impl Namespace {
     /// # Errors
     /// `nft` failed.
     pub async fn rules(&self) -> Result<Vec<RuleState>, NetError> {
-        let rules = self.listing().await?;
-        let state = |rule: Rule| {
-            Some(RuleState {
-                packets: rule.packets()?,
-                name: rule.comment?,
-            })
-        };
-        Ok(rules.into_iter().filter_map(state).collect())
+        self.inside().states().await
+    }
+
+    /// The rules of the host's that are for the owner's open networks, all together; without an uplink: none.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub async fn host_rules(&self) -> Result<Vec<RuleState>, NetError> {
+        match self.outside() {
+            Some(table) => table.states().await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Takes a rule out, to prove that it matters.
@@ -248,41 +243,36 @@ impl Namespace {
     /// There is none of this name, or `nft` failed.
     #[cfg(any(test, feature = "testing"))]
     pub async fn remove_rule(&self, name: &str) -> Result<(), NetError> {
-        let rules = self.listing().await?;
-        let rule = rules
-            .into_iter()
-            .find(|rule| rule.comment.as_deref() == Some(name));
-        let Rule {
-            family,
-            table,
-            chain,
-            handle,
-            ..
-        } = rule.ok_or_else(|| NetError::NoRule(name.to_owned()))?;
-        let (descriptor, nft) = (self.descriptor.clone(), self.nft.clone());
-        blocking(move || {
-            net::in_namespace(descriptor.as_fd(), || {
-                nft.run(
-                    "remove a rule",
-                    &format!("delete rule {family} {table} {chain} handle {handle}\n"),
-                )
-            })
-        })
-        .await
+        self.inside().remove(name).await
     }
 
-    async fn listing(&self) -> Result<Vec<Rule>, NetError> {
-        let (descriptor, nft) = (self.descriptor.clone(), self.nft.clone());
-        let listing = blocking(move || {
-            net::in_namespace(descriptor.as_fd(), || {
-                nft.list("list the rules", &["list", "ruleset"])
-            })
-        });
-        Ok(listing
-            .await?
-            .into_iter()
-            .filter_map(|entry| entry.rule)
-            .collect())
+    /// The same, of the host's rules.
+    ///
+    /// # Errors
+    /// As [`Self::remove_rule`].
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn remove_host_rule(&self, name: &str) -> Result<(), NetError> {
+        match self.outside() {
+            Some(table) => table.remove(name).await,
+            None => Err(NetError::NoRule(name.to_owned())),
+        }
+    }
+
+    fn inside(&self) -> Ruleset {
+        Ruleset {
+            namespace: self.descriptor.clone(),
+            nft: self.nft.clone(),
+            table: None,
+        }
+    }
+
+    fn outside(&self) -> Option<Ruleset> {
+        let (_, host) = self.link.as_ref()?;
+        Some(Ruleset {
+            namespace: host.namespace(),
+            nft: self.nft.clone(),
+            table: Some(host.table()),
+        })
     }
 
     /// Lets go of it. An uplink forwards nothing any more when this returns, whoever else still holds the namespace; the

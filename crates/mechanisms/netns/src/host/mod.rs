@@ -139,6 +139,15 @@ impl Host {
         self.mtu.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn namespace(&self) -> Arc<OwnedFd> {
+        self.namespace.clone()
+    }
+
+    /// Name of the owner's table.
+    pub(crate) fn table(&self) -> String {
+        table::name(&self.tag)
+    }
+
     pub(crate) fn tag(&self) -> &str {
         &self.tag
     }

@@ -442,3 +442,25 @@ async fn works(lab: &Lab, networks: &Networks) {
     let mut client = guest.run(|| connect("5.5.5.5:7777")).unwrap();
     talk(&mut client, &mut accept(&server)).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_rules_are_counted_and_can_be_taken_out() {
+    if !may() {
+        return;
+    }
+    let lab = Lab::new();
+    let networks = networks("host_rules", Some(lab.host.clone())).await;
+    let namespace = networks.take(Kind::Open).await.unwrap();
+    let names = |rules: Vec<crate::RuleState>| rules.into_iter().map(|rule| rule.name).collect::<Vec<_>>();
+    let before = names(namespace.host_rules().await.unwrap());
+    assert!(before.contains(&"host-special".to_owned()), "{before:?}");
+    assert!(before.iter().all(|name| name.starts_with("host-")));
+    namespace.remove_host_rule("host-special").await.unwrap();
+    let after = names(namespace.host_rules().await.unwrap());
+    assert_eq!(after.len() + 1, before.len());
+    assert!(!after.contains(&"host-special".to_owned()));
+    drop(namespace);
+    networks.shutdown().await.unwrap();
+    let none = restricted().await.host_rules().await.unwrap();
+    assert_eq!(none, []);
+}
