@@ -1,6 +1,6 @@
 //! The contract between sandboxes and a VMM driver.
 
-use crate::DiskRate;
+use crate::{CardRate, DiskRate};
 use async_trait::async_trait;
 use omnirun_ids::SandboxId;
 use std::{
@@ -35,6 +35,8 @@ pub struct VmmFacts {
     pub controllers: Vec<&'static str>,
     /// What a session disk passes.
     pub disk: DiskRate,
+    /// What a network card passes; none: whatever its VMM is able to.
+    pub card_rate: Option<CardRate>,
 }
 
 impl VmmFacts {

@@ -12,7 +12,7 @@
 //!
 //! What both drivers stand on: `process` (from the start to the end of a VMM process), `tail` (the end of what it
 //! says), `memory` (guest memory on its way to and from files), `uids`, `ask` (a program's version) and `reap` (what
-//! dead owners left, whichever driver they used) and `rate` (how fast a disk may be).
+//! dead owners left, whichever driver they used) and `rate` (how fast a disk and a card may be).
 //!
 //! A driver owns its VMM process until [`Vm::wait`] has seen it go. It inherits no environment and only the descriptors
 //! that it is named. Whoever holds a [`Vm`] is its only owner; there is no shared handle.
@@ -30,7 +30,7 @@ mod reap;
 mod tail;
 mod uids;
 
-pub use rate::DiskRate;
+pub use rate::{CardRate, DiskRate};
 
 pub use choice::{DriverChoice, UnknownDriver, detect};
 

@@ -1,4 +1,4 @@
-//! How fast a sandbox's session disk may be.
+//! How fast a sandbox's session disk and network card may be.
 
 use std::fmt;
 
@@ -33,5 +33,38 @@ impl fmt::Display for DiskRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mib, operations) = (self.bytes >> 20, self.operations);
         write!(f, "{mib} MiB and {operations} operations a second")
+    }
+}
+
+/// What a network card passes at most, in each direction by itself.
+///
+/// Behind the card are the kernel's rules and the egress proxy, whose work somebody else's processor time is. The default
+/// lets a download have the speed of a good line, and bounds what a guest that sends packets without end can cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardRate {
+    /// Bytes a second.
+    pub bytes: u64,
+    /// Packets a second.
+    pub packets: u64,
+}
+
+impl CardRate {
+    /// How many seconds' worth may pass at once, after a rest.
+    pub const BURST: u64 = 1;
+}
+
+impl Default for CardRate {
+    fn default() -> Self {
+        Self {
+            bytes: 256 << 20,
+            packets: 100_000,
+        }
+    }
+}
+
+impl fmt::Display for CardRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mib, packets) = (self.bytes >> 20, self.packets);
+        write!(f, "{mib} MiB and {packets} packets a second each way")
     }
 }

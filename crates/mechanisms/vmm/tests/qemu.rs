@@ -1,8 +1,11 @@
 //! The driver with a real QEMU and a guest of a few bytes.
 
+#[allow(dead_code, reason = "the guest of these tests does not use its card")]
+mod port;
 mod tiny;
 
-use omnirun_vmm::{AttachDisk, CloneSpec, DriverChoice, Vm, Vmm, VmmError};
+use omnirun_vmm::{AttachDisk, BootSpec, CloneSpec, DeviceState, DriverChoice, Vm, Vmm, VmmError};
+use port::Port;
 use std::{
     fs::{self, File},
     os::fd::OwnedFd,
@@ -117,6 +120,58 @@ async fn a_clone_goes_on_from_a_snapshot_of_its_own() {
     let vmm = qemu().await;
     let files = snapshot(&bench, &*vmm).await;
     goes_on_with_its_disk(&bench, &*vmm, files, true).await;
+}
+
+#[tokio::test]
+async fn a_card_is_a_descriptor_and_says_nothing_by_itself() {
+    let Some(first) = Port::new() else { return };
+    let (bench, vmm) = (Bench::new(), qemu().await);
+    let spec = BootSpec {
+        network: Some(first.nic()),
+        ..bench.boot(bench.identity("boot"))
+    };
+    let booted = vmm.start(spec).await.expect("it boots");
+    until("the guest has booted", || booted.console_tail().contains("B.")).await;
+    assert!(!first.is_free() && !first.has(booted.pid()));
+    booted.pause().await.expect("it pauses");
+    let to = DeviceState {
+        memory: bench.path("memory"),
+        state: bench.path("state"),
+    };
+    booted.snapshot(&to).await.expect("it is snapshot");
+    ends_at_once(&*booted).await;
+    assert!(first.is_free(), "the tap goes back");
+    let files = (
+        vmm.open_memory(&to.memory).await.expect("the memory opens"),
+        Arc::new(File::open(&to.state).expect("the state").into()),
+    );
+
+    let second = Port::new().expect("another");
+    let spec = CloneSpec {
+        network: Some(second.nic()),
+        ..bench.clone_of(&files)
+    };
+    let clone = vmm.restore(spec).await.expect("a clone");
+    clone.resume().await.expect("it resumes");
+    until("the clone runs", || clone.console_tail().contains("...")).await;
+    assert!(!second.is_free() && !second.has(clone.pid()));
+    assert_eq!(status(clone.pid(), "", "CapEff"), "0000000000000000");
+    // It would announce itself five times within this time, beginning when it runs.
+    let speaks = until("it says something", || first.frames() + second.frames() > 0);
+    let spoke = tokio::time::timeout(Duration::from_secs(2), speaks).await;
+    assert!(spoke.is_err());
+    ends_at_once(&*clone).await;
+
+    // The device state knows of a card.
+    let error = vmm
+        .restore(bench.clone_of(&files))
+        .await
+        .map(drop)
+        .expect_err("no card");
+    assert!(
+        matches!(error, VmmError::Gone { .. } | VmmError::Refused { .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

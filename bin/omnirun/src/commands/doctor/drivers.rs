@@ -191,6 +191,7 @@ mod tests {
             confinement: words.into(),
             controllers: Vec::new(),
             disk: omnirun_vmm::DiskRate::default(),
+            card_rate: None,
         };
         confinement(&facts)[0].status
     }

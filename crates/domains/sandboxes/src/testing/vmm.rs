@@ -124,6 +124,7 @@ impl Default for FakeVmm {
             confinement: "none".into(),
             controllers: Vec::new(),
             disk: DiskRate::default(),
+            card_rate: None,
         };
         Self {
             state: Arc::default(),

@@ -12,13 +12,15 @@
 //! ```
 //!
 //! A clone is made so: the owner builds an empty jail in the VM's run folder and starts the jailer, as the first process
-//! of a pid namespace, in the VM's control group, in empty network and IPC namespaces and in a mount namespace in which
-//! the snapshot's files are mounted read-only in the jail. The jailer pivots into the jail, becomes the VM's own user and
+//! of a pid namespace, in the VM's control group, in an empty IPC namespace, in a network namespace that is empty or the
+//! one that its card leads to, and in a mount namespace in which the snapshot's files are mounted read-only in the jail. The jailer pivots into the jail, becomes the VM's own user and
 //! turns into Firecracker, so that one pidfd names all of it from its birth to its end, and a signal to it ends all of
 //! it. The API's socket is waited for by its name; then one call loads the snapshot. Firecracker opens the memory
 //! read-only and maps it privately: clones share the host's page cache.
 //!
-//! What a restored machine finds again by name are its disks and its sockets, and in every jail they have the same.
+//! What a restored machine finds again by name are its disks, its sockets and its card's tap, and in every jail they have
+//! the same. The tap is lent to the VM's user, so that no capability is needed to open it; that the process is in the
+//! tap's namespace lets it make no socket there, since its filter knows local ones only.
 
 mod api;
 mod elf;
@@ -30,8 +32,8 @@ mod version;
 mod vm;
 
 use crate::{
-    BootSpec, CloneSpec, DiskRate, Prepared, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel, reap,
-    uids::UidRange,
+    BootSpec, CardRate, CloneSpec, DiskRate, Prepared, Reap, Vm, VmIdentity, Vmm, VmmError, VmmFacts, accel,
+    reap, uids::UidRange,
 };
 use async_trait::async_trait;
 use jail::cgroup::{self, Hierarchy};
@@ -126,6 +128,8 @@ struct Host {
     must_filter: bool,
     /// What a session disk passes.
     disk: DiskRate,
+    /// What a network card passes.
+    card: CardRate,
     /// Whether limits of a process of another user may be changed: root of a container may lack the capability.
     may_limit: bool,
 }
@@ -168,6 +172,7 @@ impl Firecracker {
             confinement: host.words(filtered),
             controllers: host.cgroups.as_ref().map(Hierarchy::limits).unwrap_or_default(),
             disk: host.disk,
+            card_rate: Some(host.card),
         };
         Ok(Self { host, facts })
     }
@@ -179,6 +184,22 @@ impl Firecracker {
             ..(*self.host).clone()
         };
         let facts = VmmFacts { disk, ..self.facts };
+        Self {
+            host: Arc::new(host),
+            facts,
+        }
+    }
+
+    /// The same with another rate for the network cards of machines that it boots from now on, and of their clones.
+    pub fn with_card_rate(self, card: CardRate) -> Self {
+        let host = Host {
+            card,
+            ..(*self.host).clone()
+        };
+        let facts = VmmFacts {
+            card_rate: Some(card),
+            ..self.facts
+        };
         Self {
             host: Arc::new(host),
             facts,
@@ -213,6 +234,7 @@ impl Host {
             cgroups: Hierarchy::find(),
             must_filter: true,
             disk: DiskRate::default(),
+            card: CardRate::default(),
             may_limit: capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE)),
             programs,
         })
@@ -230,7 +252,7 @@ impl Host {
             (false, _) => "seccomp off (this build filters nothing by itself)",
         };
         format!(
-            "a uid of its own per VM, chroot, empty network, IPC and pid namespaces, {seccomp}, no new privileges, \
+            "a uid of its own per VM, chroot, network (empty, or its card's), IPC and pid namespaces, {seccomp}, no new privileges, \
              limits, {cgroup}"
         )
     }

@@ -173,11 +173,14 @@ pub(super) fn build(
             .map(|byte| format!("{byte:02x}"))
             .join(":");
         add(&[
+            // A clone that has loaded its state would send frames of its own accord, for switches to learn where it is now.
+            "-global",
+            "migration.announce-rounds=0",
             "-netdev",
             &format!("tap,id=net,fd={},vhost=off", begin.tap()),
             "-device",
-            // Without its boot program, which is no business of a guest that has a kernel. It does not announce itself
-            // after a restore: nobody is there who could know another place for its address.
+            // Without its boot program, which is no business of a guest that has a kernel; and the guest is not asked to
+            // announce itself either.
             &format!("virtio-net-pci,netdev=net,mac={mac},romfile=,guest_announce=off,disable-legacy=on"),
         ]);
     }
@@ -283,7 +286,7 @@ mod tests {
         ] {
             let (with, without) = (of(&begin, true), of(&begin, false));
             let card = format!(
-                " -netdev tap,id=net,fd={fd},vhost=off -device \
+                " -global migration.announce-rounds=0 -netdev tap,id=net,fd={fd},vhost=off -device \
                  virtio-net-pci,netdev=net,mac=02:4f:52:00:00:02,romfile=,guest_announce=off,disable-legacy=on"
             );
             assert_eq!(with.replace(&card, ""), without);

@@ -90,6 +90,8 @@ impl Qemu {
                 confinement: confinement.words(),
                 controllers: Vec::new(),
                 disk: DiskRate::default(),
+                // It has no such limit. One thread of the process moves all packets.
+                card_rate: None,
             };
             Ok(Self {
                 inner: Arc::new(Host {

@@ -1,5 +1,6 @@
-/* A guest that is nothing but drivers: it answers on its vsock what it is sent, and writes to its second disk when it is
- * told to. No interrupts, no memory management; it asks its devices in turn, for ever.
+/* A guest that is nothing but drivers: it answers on its vsock what it is sent, writes to its second disk when it is told
+ * to, and sends a datagram by its network card. No interrupts, no memory management; it asks its devices in turn, for
+ * ever.
  *
  * On the serial port it says `B` when it has booted and `.` now and then. */
 
@@ -86,6 +87,59 @@ static void write_disk(u32 chunks) {
     }
 }
 
+/* the network card */
+
+#define PORT 7000
+
+struct frame {
+    u8 virtio[12];
+    u8 to[6], from[6], kind[2];
+    u8 version, tos, len[2], id[4], life, protocol, sum[2], source[4], target[4];
+    u8 from_port[2], to_port[2], udp_len[2], udp_sum[2];
+    u8 data[12 << 10]; /* Firecracker receives nothing unless there is room for 64 KiB in all */
+} __attribute__((packed));
+
+static struct queue card_in, card_out;
+static struct frame came[SIZE], gone;
+static volatile u8 *card;
+
+static void put(u8 *at, u32 value) { at[0] = value >> 8, at[1] = value; }
+static u32 get(u8 *at) { return at[0] << 8 | at[1]; }
+
+/* To 192.0.0.1, by its hardware address. */
+static void send(u8 *data, u32 len) {
+    static const u8 gateway[] = {2, 0x4f, 0x52, 0, 0, 1};
+    for (u32 i = 0; i < 6; i++) gone.to[i] = gateway[i], gone.from[i] = card[i];
+    put(gone.kind, 0x800);
+    gone.version = 0x45, gone.life = 64, gone.protocol = 17;
+    put(gone.len, 28 + len), put(gone.sum, 0);
+    gone.source[0] = gone.target[0] = 192, gone.source[3] = 2, gone.target[3] = 1;
+    u32 sum = 0;
+    for (u8 *at = &gone.version; at < gone.from_port; at += 2) sum += get(at);
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    put(gone.sum, ~sum);
+    put(gone.from_port, PORT), put(gone.to_port, PORT), put(gone.udp_len, 8 + len);
+    for (u32 i = 0; i < len; i++) gone.data[i] = data[i];
+    card_out.desc[0] = (struct desc){(u64)&gone, 12 + 14 + 28 + len, 0, 0};
+    offer(&card_out, 0);
+    while (!done(&card_out)) {}
+    card_out.seen++;
+}
+
+/* Waits for a datagram; its length. */
+static u32 receive(u8 *data) {
+    for (;;) {
+        while (!done(&card_in)) {}
+        u16 head = card_in.used.ring[card_in.seen++ % SIZE].id;
+        struct frame *f = &came[head];
+        u32 len = 0;
+        if (get(f->kind) == 0x800 && f->protocol == 17 && get(f->to_port) == PORT) len = get(f->udp_len) - 8;
+        for (u32 i = 0; i < len; i++) data[i] = f->data[i];
+        offer(&card_in, head);
+        if (len) return len;
+    }
+}
+
 /* the vsock */
 
 struct packet {
@@ -125,6 +179,12 @@ static void handle(struct packet *p) {
         taken += p->len;
         /* `W` and a number of chunks: answered when they are written. */
         if (p->len >= 2 && p->data[0] == 'W') write_disk(p->data[1]);
+        /* `N` and something: sent by the card, and what comes back there is the answer. */
+        if (p->len >= 2 && p->data[0] == 'N') {
+            send(p->data + 1, p->len - 1);
+            reply(p, DATA, receive(sent.data));
+            break;
+        }
         for (u32 i = 0; i < p->len; i++) sent.data[i] = p->data[i];
         reply(p, DATA, p->len);
         break;
@@ -156,6 +216,16 @@ void run(void) {
             begin(device);
             set_up(&disk, device, 0);
             device[0x70 / 4] = 15;
+        }
+        if (device[2] == 1) {
+            begin(device);
+            set_up(&card_in, device, 0), set_up(&card_out, device, 1);
+            device[0x70 / 4] = 15;
+            card = (volatile u8 *)at + 0x100;
+            for (u16 i = 0; i < SIZE; i++) {
+                card_in.desc[i] = (struct desc){(u64)&came[i], sizeof came[i], WRITE, 0};
+                offer(&card_in, i);
+            }
         }
         if (device[2] == 19) {
             begin(device);

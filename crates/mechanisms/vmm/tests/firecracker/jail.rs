@@ -4,6 +4,7 @@
 mod seen;
 
 use super::*;
+use crate::port::Port;
 
 /// What there is of a machine that was restored, runs and has its session disk.
 const CLONE: &[&str] = &[
@@ -24,6 +25,12 @@ const BOOTED: &[&str] = &[
     "mount /vmlinux ro,nosuid,nodev,noexec",
     "open rw /placeholder",
 ];
+
+/// Without a network card.
+const AIR_GAP: &[&str] = &["interface lo, down"];
+
+/// With one: it is in that one's namespace. No system call that its filter allows makes a socket of it.
+const CARD: &[&str] = &["interface lo, down", "interface tap0, up", "open rw /dev/net/tun"];
 
 /// What there is of either.
 const ALL: &[&str] = &[
@@ -66,7 +73,6 @@ const ALL: &[&str] = &[
     "open w the log",
     "socket listens /run/agent.sock",
     "socket listens /run/api.sock",
-    "interface lo, down",
     "namespace cgroup the host's",
     "namespace ipc its own",
     "namespace mnt its own",
@@ -105,7 +111,7 @@ async fn a_jail_has_only_what_its_machine_needs() {
     let booted = vmm.start(bench.boot(identity.clone())).await.expect("it boots");
     // A snapshot of its memory, and little else.
     let writes = (tiny::SIZE.memory_mib << 20) + (64 << 20);
-    compare(&vmm, &*booted, &identity.sandbox, BOOTED, writes);
+    compare(&vmm, &*booted, &identity.sandbox, [BOOTED, AIR_GAP], writes);
     ends_at_once(&*booted).await;
     assert!(!has_control_group(&identity.sandbox), "it goes with the process");
 
@@ -122,8 +128,19 @@ async fn a_jail_has_only_what_its_machine_needs() {
         bytes,
     };
     clone.attach_disk(disk).await.expect("it is attached");
-    compare(&vmm, &*clone, &sandbox, CLONE, bytes);
+    compare(&vmm, &*clone, &sandbox, [CLONE, AIR_GAP], bytes);
     ends_at_once(&*clone).await;
+
+    if let Some(port) = Port::new() {
+        let identity = bench.identity("card");
+        let spec = BootSpec {
+            network: Some(port.nic()),
+            ..bench.boot(identity.clone())
+        };
+        let booted = vmm.start(spec).await.expect("it boots");
+        compare(&vmm, &*booted, &identity.sandbox, [BOOTED, CARD], writes);
+        ends_at_once(&*booted).await;
+    }
 
     let ours = fs::read_to_string("/proc/self/mountinfo").expect("our mounts");
     assert!(!ours.contains("/root/base"), "nothing is mounted on the host");
@@ -151,9 +168,13 @@ async fn its_group_has_limits_though_another_owner_has_only_just_made_the_parent
 }
 
 /// `writes` is how large a file may become that it writes to.
-fn compare(vmm: &Firecracker, vm: &dyn Vm, sandbox: &SandboxId, kind: &[&str], writes: u64) {
+fn compare(vmm: &Firecracker, vm: &dyn Vm, sandbox: &SandboxId, kinds: [&[&str]; 2], writes: u64) {
     let pid = vm.pid();
-    let mut expected: BTreeSet<String> = ALL.iter().chain(kind).map(|line| (*line).to_owned()).collect();
+    let mut expected: BTreeSet<String> = ALL
+        .iter()
+        .chain(kinds.concat().iter())
+        .map(|line| (*line).to_owned())
+        .collect();
     let mut also = |line: &str| expected.insert(line.to_owned());
     if vmm.facts().confinement.contains("OmniRun's filter") {
         also("file f 0444 root seccomp.bpf");

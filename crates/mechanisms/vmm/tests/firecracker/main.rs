@@ -3,15 +3,18 @@
 //! The programs are those of `FIRECRACKER_BIN` and `JAILER_BIN`, else the ones on PATH; without them, or without
 //! `/dev/kvm`, or as another user than root, a test says that it is skipped. A KVM that runs no stock kernel is enough.
 
+mod card;
 mod deaths;
 mod jail;
+#[path = "../port/mod.rs"]
+mod port;
 #[path = "../tiny/mod.rs"]
 mod tiny;
 mod traffic;
 
 use omnirun_ids::SandboxId;
 use omnirun_vmm::{
-    AttachDisk, DeviceState, Reap, Vm, Vmm, VmmError,
+    AttachDisk, BootSpec, CloneSpec, DeviceState, Reap, Vm, Vmm, VmmError,
     firecracker::{self, Firecracker},
 };
 use std::{

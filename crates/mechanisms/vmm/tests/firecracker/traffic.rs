@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 const CHUNK: u64 = 64 << 10;
 
 /// A bench whose kernel is that guest; `None`, with a word, where there is no compiler.
-fn talking() -> Option<Bench> {
+pub fn talking() -> Option<Bench> {
     let bench = bench();
     let source = bench.path("guest.c");
     fs::write(&source, include_str!("guest.c")).expect("written");
@@ -55,7 +55,7 @@ fn talking() -> Option<Bench> {
 }
 
 /// A connection, past Firecracker's own line.
-async fn connect(vm: &dyn Vm) -> ChannelStream {
+pub async fn connect(vm: &dyn Vm) -> ChannelStream {
     let mut channel = vm.channel().await.expect("a channel");
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -67,12 +67,18 @@ async fn connect(vm: &dyn Vm) -> ChannelStream {
 }
 
 /// Sends it, and waits until it comes back.
-async fn echo(channel: &mut ChannelStream, bytes: &[u8]) {
+pub async fn echo(channel: &mut ChannelStream, bytes: &[u8]) {
+    let back = exchange(channel, bytes, bytes.len()).await;
+    assert!(back == bytes);
+}
+
+/// Sends something, and waits for so much in return.
+pub async fn exchange(channel: &mut ChannelStream, bytes: &[u8], len: usize) -> Vec<u8> {
     channel.write_all(bytes).await.expect("sent");
-    let mut back = vec![0; bytes.len()];
+    let mut back = vec![0; len];
     let read = tokio::time::timeout(SOON, channel.read_exact(&mut back)).await;
     read.expect("in time").expect("received");
-    assert!(back == bytes);
+    back
 }
 
 /// Lets the guest write so many chunks to its second disk.
@@ -97,7 +103,7 @@ async fn attach(bench: &Bench, vm: &dyn Vm, name: &str) {
 }
 
 /// Pauses it and takes its snapshot.
-async fn saved(bench: &Bench, vmm: &dyn Vmm, vm: &dyn Vm) -> Files {
+pub async fn saved(bench: &Bench, vmm: &dyn Vmm, vm: &dyn Vm) -> Files {
     vm.pause().await.expect("it pauses");
     let to = DeviceState {
         memory: bench.path("memory"),

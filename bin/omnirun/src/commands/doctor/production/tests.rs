@@ -1,7 +1,7 @@
 //! Judges before hosts made of files, and the reading of odd ones.
 
 use super::*;
-use omnirun_vmm::DiskRate;
+use omnirun_vmm::{CardRate, DiskRate};
 use std::{fs, path::Path};
 
 fn host(files: &[(&str, &str)]) -> Facts {
@@ -24,6 +24,7 @@ fn on_kvm() -> Driver {
         confinement: "a uid of its own per VM, seccomp".into(),
         controllers: vec!["memory", "cpu", "pids", "io"],
         disk: Some(DiskRate::default()),
+        card: Some(CardRate::default()),
     }
 }
 
@@ -302,11 +303,12 @@ fn control_groups_and_owners_of_paths() {
     let disk = |disk| List::judge(&Facts::default(), &Driver { disk, ..on_kvm() }).findings[9].clone();
     let limited = disk(Some(DiskRate::default()));
     assert_eq!(limited.rating, Rating::Ok);
-    assert!(
-        limited.reason.contains("512 MiB and 25000 operations a second"),
-        "{}",
-        limited.reason
-    );
+    for rate in [
+        "512 MiB and 25000 operations a second",
+        "256 MiB and 100000 packets a second each way",
+    ] {
+        assert!(limited.reason.contains(rate), "{}", limited.reason);
+    }
     assert_eq!(disk(None).rating, Rating::Warning);
 
     let judge = |uid, gid, mode| {

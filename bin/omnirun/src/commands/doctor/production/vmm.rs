@@ -1,7 +1,7 @@
 //! What the VMM and its surroundings do: the lines that OmniRun itself answers for.
 
 use super::{Facts, Finding, Line, facts::Owned};
-use omnirun_vmm::{DiskRate, VmmFacts};
+use omnirun_vmm::{CardRate, DiskRate, VmmFacts};
 use std::path::Path;
 
 const SECCOMP: Line = Line(1, "seccomp");
@@ -31,6 +31,8 @@ pub struct Driver {
     pub controllers: Vec<&'static str>,
     /// What a session disk passes.
     pub disk: Option<DiskRate>,
+    /// What a network card passes.
+    pub card: Option<CardRate>,
 }
 
 impl From<&VmmFacts> for Driver {
@@ -41,6 +43,7 @@ impl From<&VmmFacts> for Driver {
             confinement: facts.confinement.clone(),
             controllers: facts.controllers.clone(),
             disk: Some(facts.disk),
+            card: facts.card_rate,
         }
     }
 }
@@ -177,9 +180,13 @@ fn limits(facts: &Facts, driver: &Driver) -> Finding {
 }
 
 fn rates(driver: &Driver) -> Finding {
+    let card = match driver.card {
+        Some(rate) => rate.to_string(),
+        None => "what one thread of its VMM can move".to_owned(),
+    };
     match driver.disk {
         Some(rate) => RATES.ok(format!(
-            "a session disk passes {rate}, and {} seconds' worth at once; a sandbox has no network card",
+            "a session disk passes {rate}, and {} seconds' worth at once; a network card passes {card}",
             DiskRate::BURST
         )),
         None => RATES.warn("a sandbox's disk has no limit, so one that writes much slows the others down"),

@@ -99,6 +99,37 @@ fn says_which_step_failed() {
 }
 
 #[test]
+fn is_in_the_network_namespace_that_is_named_and_the_caller_is_not() {
+    use crate::host::net;
+    let here = net::namespace().expect("ours");
+    let there = match net::in_new_namespace(net::namespace) {
+        Ok(there) => there,
+        Err(error) => return eprintln!("nothing tested: no namespace can be had: {error}"),
+    };
+    let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).expect("it is open").st_ino;
+    let (read, write) = io::pipe().expect("a pipe");
+    let args = [c"readlink".to_owned(), c"/proc/self/ns/net".to_owned()];
+    let spawned = spawn(&Spawn {
+        program: c"/usr/bin/readlink",
+        args: &args,
+        fds: &[write.as_fd(), write.as_fd(), write.as_fd()],
+        limits: &[],
+        oom_score_adj: None,
+        user_namespace: None,
+        network_namespace: Some(there.as_fd()),
+        unshare: 0,
+        mounts: &[],
+        cgroup: None,
+        credentials: None,
+        landlock: None,
+    });
+    drop(write);
+    let out = said(&spawned.expect("it starts"), read);
+    assert_eq!(out.trim(), format!("net:[{}]", inode(&there)));
+    assert_eq!(inode(&net::namespace().expect("ours")), inode(&here));
+}
+
+#[test]
 fn is_the_first_of_a_pid_namespace_and_has_mounts_of_its_own() {
     if !rustix::process::geteuid().is_root() {
         return;

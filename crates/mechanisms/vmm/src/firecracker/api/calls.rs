@@ -1,7 +1,7 @@
 //! The calls that the driver makes, in Firecracker's words.
 
 use super::{ApiError, Client};
-use crate::DiskRate;
+use crate::{CardRate, DiskRate};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ struct DriveUpdate<'a> {
 
 /// What a device passes.
 #[derive(Debug, Serialize)]
-struct RateLimiter {
+pub(crate) struct RateLimiter {
     bandwidth: TokenBucket,
     ops: TokenBucket,
 }
@@ -73,6 +73,19 @@ impl From<DiskRate> for RateLimiter {
     }
 }
 
+impl From<CardRate> for RateLimiter {
+    fn from(rate: CardRate) -> Self {
+        let bucket = |a_second: u64| TokenBucket {
+            size: a_second.saturating_mul(CardRate::BURST),
+            refill_time: CardRate::BURST * 1000,
+        };
+        Self {
+            bandwidth: bucket(rate.bytes),
+            ops: bucket(rate.packets),
+        }
+    }
+}
+
 /// `PUT /vsock`
 #[derive(Debug, Serialize)]
 pub(crate) struct Vsock<'a> {
@@ -86,6 +99,8 @@ pub(crate) struct NetworkInterface<'a> {
     pub(crate) iface_id: &'a str,
     pub(crate) guest_mac: &'a str,
     pub(crate) host_dev_name: &'a str,
+    pub(crate) rx_rate_limiter: RateLimiter,
+    pub(crate) tx_rate_limiter: RateLimiter,
 }
 
 /// `PUT /entropy`

@@ -33,8 +33,9 @@ impl Line<'_> {
     /// The arguments, program name included. `--id` comes first: a dead owner's processes are found by it.
     ///
     /// There is no `--new-pid-ns` since the jailer is in a pid namespace of its own already: with that option it would
-    /// fork, and what it leaves in a file could name another process by the time it is read. No `--netns`: it is in an
-    /// empty network namespace already. No `--cgroup`: it is in its control group already, and leaves that as it is. Never `--no-seccomp`, nor `--enable-pci` (CVE-2026-5747).
+    /// fork, and what it leaves in a file could name another process by the time it is read. No `--netns` and no
+    /// `--cgroup`: it is in its network namespace and its control group already. Never `--no-seccomp`, nor `--enable-pci`
+    /// (CVE-2026-5747).
     pub(in crate::firecracker) fn build(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::with_capacity(32);
         let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));

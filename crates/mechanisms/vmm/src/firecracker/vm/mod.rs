@@ -1,11 +1,13 @@
 //! One machine.
 //!
 //! ```text
+//!   arrival    from the jailer's start to an API that answers
 //!   start      from files to a machine: jail, process, API; boot or restore
 //!   snapshot   from a paused machine to files
 //!   channel    to the guest agent, through vsock
 //! ```
 
+mod arrival;
 mod channel;
 mod snapshot;
 mod start;

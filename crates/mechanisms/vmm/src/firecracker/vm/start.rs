@@ -3,13 +3,14 @@
 use super::{
     AGENT_CID, BASE, CARD_ID, FIRST_DISK, INITRAMFS, KERNEL, MEMORY, Machine, PLACEHOLDER, PLACEHOLDER_BYTES,
     SESSION, SESSION_DRIVE, STATE,
+    arrival::{Arrivals, connect},
 };
 use crate::{
-    AttachDisk, BootSpec, CloneSpec, MachineSize, Nic, VmIdentity, VmmError,
+    AttachDisk, BootSpec, CardRate, CloneSpec, MachineSize, Nic, VmIdentity, VmmError,
     firecracker::{
         Host,
         api::{
-            Action, ApiError, BootSource, Client, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend,
+            Action, ApiError, BootSource, Drive, Entropy, LoadSnapshot, MachineConfig, MemoryBackend,
             NetworkInterface, Vsock,
         },
         jail::{
@@ -25,10 +26,8 @@ use crate::{
 use omnirun_guest_net::{GUEST_MAC, TAP};
 use omnirun_sys::host::{
     net::give_tap,
-    ready::Readable,
     spawn::{CORE, NEW_IPC, NEW_NETWORK, NEW_PID, Spawn, spawn},
 };
-use rustix::fs::inotify;
 use std::{
     ffi::CString,
     fs::File,
@@ -39,17 +38,8 @@ use std::{
     },
     path::Path,
     sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
 };
-use tokio::{
-    net::{UnixStream, unix::pipe},
-    sync::watch,
-};
-
-/// From the jailer's start to Firecracker's API: 5 ms; nested, under emulation and load seconds.
-const READY: Duration = Duration::from_secs(30);
-/// Between two attempts at a socket that has its name and does not listen yet, which takes microseconds.
-const RETRY: Duration = Duration::from_millis(1);
+use tokio::{net::unix::pipe, sync::watch};
 
 /// A machine that is about to be started.
 pub(in crate::firecracker) struct Plan {
@@ -214,61 +204,6 @@ fn arguments(host: &Host, identity: &VmIdentity, id: &str, writes: u64) -> Resul
     command_line::as_c(line.build()).ok_or_else(|| invalid(host, "a path has a NUL byte in it"))
 }
 
-/// News of names in the folder of sockets.
-struct Arrivals(Readable);
-
-impl Arrivals {
-    fn watch(jail: &Jail) -> io::Result<Self> {
-        let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&news, jail::path_of(&jail.run()), inotify::WatchFlags::CREATE)?;
-        Ok(Self(Readable::new(Arc::new(news))?))
-    }
-
-    /// Waits for the first.
-    async fn wait(self) {
-        let _ = self.0.wait().await;
-        // To close it waits for every CPU of the host, 10 ms and more; nobody waits for that.
-        drop(tokio::task::spawn_blocking(move || drop(self)));
-    }
-}
-
-async fn connect(jail: &Jail, process: &Process, news: Arrivals) -> Result<Client, VmmError> {
-    let step = "starting Firecracker";
-    let attempts = async {
-        news.wait().await;
-        loop {
-            let stream = match jail.api_socket() {
-                Ok(socket) => UnixStream::connect(jail::path_of(&socket)).await,
-                Err(error) => Err(error),
-            };
-            match stream {
-                Ok(stream) => return Ok(stream),
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                    ) =>
-                {
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(source) => return Err(VmmError::Io { step, source }),
-            }
-        }
-    };
-    let stream = tokio::select! {
-        // Both only wait: whichever is dropped has changed nothing.
-        stream = tokio::time::timeout(READY, attempts) => match stream {
-            Ok(stream) => stream?,
-            Err(_) => return Err(VmmError::Timeout { step, seconds: READY.as_secs() }),
-        },
-        exit = process.wait() => return Err(VmmError::Gone { step, tail: exit.stderr_tail }),
-    };
-    match Client::new(stream).await {
-        Ok(client) => Ok(client),
-        Err(error) => Err(error.during(step, process).await),
-    }
-}
-
 /// How large a file a clone may write: its placeholder, and its session disk.
 pub(super) fn writes_to(disk: Option<&AttachDisk>) -> u64 {
     disk.map_or(0, |disk| disk.bytes).max(PLACEHOLDER_BYTES)
@@ -288,7 +223,7 @@ impl Machine {
     pub(in crate::firecracker) async fn boot(host: &Arc<Host>, spec: BootSpec) -> Result<Self, VmmError> {
         // A snapshot of its memory, and little else.
         let writes = (spec.size.memory_mib << 20) + (64 << 20);
-        let card = spec.network.is_some();
+        let card = spec.network.is_some().then_some(host.card);
         let mut plan = Plan::new(host, spec.identity, spec.size, writes, spec.network)?;
         for (name, path) in [
             (KERNEL, &spec.vmlinux),
@@ -305,7 +240,12 @@ impl Machine {
         Ok(machine)
     }
 
-    async fn configure(&self, size: MachineSize, boot_args: &str, card: bool) -> Result<(), VmmError> {
+    async fn configure(
+        &self,
+        size: MachineSize,
+        boot_args: &str,
+        card: Option<CardRate>,
+    ) -> Result<(), VmmError> {
         let api = &self.api;
         let inside = |name: &str| format!("/{name}");
         let config = MachineConfig {
@@ -340,11 +280,13 @@ impl Machine {
         };
         self.asked("vsock", api.vsock(&vsock).await).await?;
         self.asked("entropy", api.entropy(&Entropy {}).await).await?;
-        if card {
+        if let Some(rate) = card {
             let interface = NetworkInterface {
                 iface_id: CARD_ID,
                 guest_mac: &GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":"),
                 host_dev_name: TAP,
+                rx_rate_limiter: rate.into(),
+                tx_rate_limiter: rate.into(),
             };
             let made = api.network_interface(&interface).await;
             self.asked("network-interfaces", made).await?;

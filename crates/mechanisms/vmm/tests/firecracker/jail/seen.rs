@@ -121,16 +121,20 @@ fn descriptors(pid: u32, seen: &mut BTreeSet<String>) {
     }
 }
 
-/// The network namespace has one interface, which is down, and no sockets but those in the jail.
+/// The interfaces of its network namespace, and its sockets: those in the jail, and no others.
 fn network(pid: u32, seen: &mut BTreeSet<String>) {
     let interfaces = read(pid, "net/dev");
-    // One that is up has addresses, and those are routes to this host itself.
-    let mut routes = read(pid, "net/fib_trie");
-    // Without IPv6 there is none.
-    routes += &fs::read_to_string(format!("/proc/{pid}/net/if_inet6")).unwrap_or_default();
-    let state = if routes.trim().is_empty() { "down" } else { "up" };
+    // One that is up has an address, or takes part in multicast. Without IPv6 there is no such file.
+    let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let (multicast, addresses) = (file("igmp"), file("if_inet6"));
     for line in interfaces.lines().skip(2) {
         let name = line.split(':').next().unwrap_or_default().trim();
+        let has = |text: &str| text.split_whitespace().any(|word| word == name);
+        let state = if has(&multicast) || has(&addresses) {
+            "up"
+        } else {
+            "down"
+        };
         seen.insert(format!("interface {name}, {state}"));
     }
     for file in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6", "packet", "netlink"] {

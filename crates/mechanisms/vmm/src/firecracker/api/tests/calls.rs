@@ -1,7 +1,7 @@
 //! What is asked.
 
 use super::*;
-use crate::DiskRate;
+use crate::{CardRate, DiskRate};
 
 #[tokio::test]
 async fn the_calls_are_in_firecrackers_words() {
@@ -40,6 +40,14 @@ async fn the_calls_are_in_firecrackers_words() {
     };
     client.vsock(&vsock).await.expect("good");
     client.entropy(&Entropy {}).await.expect("good");
+    let interface = NetworkInterface {
+        iface_id: "net0",
+        guest_mac: "02:4f:52:00:00:02",
+        host_dev_name: "tap0",
+        rx_rate_limiter: CardRate::default().into(),
+        tx_rate_limiter: CardRate::default().into(),
+    };
+    client.network_interface(&interface).await.expect("good");
     client.act(&Action::InstanceStart).await.expect("good");
     client.set_state(State::Paused).await.expect("good");
     let snapshot = Snapshot {

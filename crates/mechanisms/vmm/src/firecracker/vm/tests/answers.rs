@@ -1,7 +1,8 @@
 //! What a driver makes of every answer at every step, and of none.
 
 use super::*;
-use omnirun_sys::host::ready::Readable;
+use crate::Nic;
+use omnirun_sys::host::{net, ready::Readable};
 use tokio::task::JoinSet;
 
 /// All that fail at once, or as soon as the clock is ahead.
@@ -52,15 +53,18 @@ fn check(answer: Answer, at: &'static str, error: &VmmError) {
     }
 }
 
-/// A boot in which one call is answered so.
-async fn boot(bench: &Bench, number: usize, answer: Answer) {
+/// A boot of which one call is answered so.
+async fn boot(bench: &Bench, number: usize, answer: Answer, step: &'static str, network: Option<Nic>) {
     let identity = bench.identity();
     let mut answers = vec![Answer::Good; number];
     answers.push(answer);
     let _double = Double::start(&identity, &answers);
     let run_dir = identity.run_dir.clone();
-    let booted = Machine::boot(&bench.host, bench.boot_spec(identity)).await;
-    let step = BOOT[number];
+    let spec = BootSpec {
+        network,
+        ..bench.boot_spec(identity)
+    };
+    let booted = Machine::boot(&bench.host, spec).await;
     check(answer, step, &booted.map(drop).expect_err(step));
     gone(&run_dir).await;
 }
@@ -68,9 +72,9 @@ async fn boot(bench: &Bench, number: usize, answer: Answer) {
 #[tokio::test]
 async fn whatever_is_said_at_each_step_of_a_boot_names_the_step() {
     let Some(bench) = Bench::new() else { return };
-    for number in 0..BOOT.len() {
+    for (number, step) in BOOT.into_iter().enumerate() {
         for answer in BAD {
-            boot(&bench, number, answer).await;
+            boot(&bench, number, answer, step, None).await;
         }
     }
     let (machine, _double) = bench.boot(&[Answer::Slow; 7]).await.expect("it boots");
@@ -78,6 +82,25 @@ async fn whatever_is_said_at_each_step_of_a_boot_names_the_step() {
     drop(machine);
     gone(&run_dir).await;
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_card_is_asked_for_last_of_all_devices() {
+    let Some(bench) = Bench::new() else { return };
+    let namespace = net::in_new_namespace(|| {
+        net::create_tap(omnirun_guest_net::TAP)?;
+        net::namespace()
+    });
+    let nic = match namespace {
+        Ok(namespace) => Nic {
+            namespace: Arc::new(namespace),
+        },
+        Err(error) => return eprintln!("SKIPPED: a tap cannot be had here: {error}"),
+    };
+    for answer in BAD {
+        boot(&bench, 6, answer, "network-interfaces", Some(nic.clone())).await;
+    }
+    boot(&bench, 7, Answer::Fault, "InstanceStart", Some(nic)).await;
 }
 
 /// What is asked of a clone that is there, by its step.
@@ -152,9 +175,9 @@ async fn whatever_is_said_in_a_clones_life_names_the_step() {
 async fn one_that_hangs_up_has_a_second_to_end_at_whichever_step() {
     let Some(bench) = Bench::new() else { return };
     let (bench, mut all) = (Arc::new(bench), JoinSet::new());
-    for number in 0..BOOT.len() {
+    for (number, step) in BOOT.into_iter().enumerate() {
         let bench = bench.clone();
-        all.spawn(async move { boot(&bench, number, Answer::Hangup).await });
+        all.spawn(async move { boot(&bench, number, Answer::Hangup, step, None).await });
     }
     for step in LIFE {
         let bench = bench.clone();

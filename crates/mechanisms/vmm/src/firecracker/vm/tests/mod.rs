@@ -12,7 +12,7 @@ mod jail;
 
 use super::*;
 use crate::{
-    BootSpec, CloneSpec,
+    BootSpec, CardRate, CloneSpec,
     firecracker::{Host, version::Programs},
     uids::UidRange,
 };
@@ -101,6 +101,7 @@ impl Bench {
             cgroups: Err("none in this test".into()),
             must_filter: false,
             disk: DiskRate::default(),
+            card: CardRate::default(),
             may_limit: false,
         };
         Some(Self {
