@@ -1,5 +1,7 @@
 //! TLS by its server name, and other connections by the name that their address was answered for.
 
+#![allow(clippy::unwrap_used, reason = "it is a test")]
+
 mod lab;
 
 use lab::{SOON, at, file, run, tls};

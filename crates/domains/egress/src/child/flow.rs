@@ -248,29 +248,30 @@ impl Drop for Flow {
         if self.shared.cut.is_cancelled() && self.admitted.is_some() {
             line.reason = Reason::Changed;
         }
+        let (verdict, reason) = (line.verdict, line.reason);
         self.shared.set_shares(Shares::default());
-        self.guest.ended(self.admitted, line.verdict, line.reason);
+        if let Some(slot) = self.slot.take() {
+            let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let line = AuditLine {
+                time_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
+                sandbox: String::new(),
+                session: None,
+                protocol: line.protocol,
+                name: line.name.take().map(|name| name.as_str().to_owned()),
+                to: line.to,
+                dialled: line.dialled,
+                port: line.port,
+                verdict,
+                reason,
+                rule: line.rule.take().map(|rule| rule.to_string()),
+                bytes_up: self.shared.up.load(Ordering::Relaxed),
+                bytes_down: self.shared.down.load(Ordering::Relaxed),
+                duration_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            };
+            self.guest.audit(line, slot);
+        }
+        // Last: whoever waits for its end goes on, and says so behind its line.
+        self.guest.ended(self.admitted, verdict, reason);
         self.shared.ended.cancel();
-        let Some(slot) = self.slot.take() else {
-            return;
-        };
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let line = AuditLine {
-            time_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
-            sandbox: String::new(),
-            session: None,
-            protocol: line.protocol,
-            name: line.name.take().map(|name| name.as_str().to_owned()),
-            to: line.to,
-            dialled: line.dialled,
-            port: line.port,
-            verdict: line.verdict,
-            reason: line.reason,
-            rule: line.rule.take().map(|rule| rule.to_string()),
-            bytes_up: self.shared.up.load(Ordering::Relaxed),
-            bytes_down: self.shared.down.load(Ordering::Relaxed),
-            duration_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        self.guest.audit(line, slot);
     }
 }

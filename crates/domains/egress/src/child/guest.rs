@@ -262,3 +262,6 @@ impl Guest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,12 @@ pub(super) fn enter() -> io::Result<()> {
         },
     )?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    give_up_files()?;
+    filter_calls()
+}
+
+/// Puts the ruleset on the calling thread.
+fn give_up_files() -> io::Result<()> {
     let abi = ABI::V6;
     Ruleset::default()
         .handle_access(AccessFs::from_all(abi))
@@ -40,20 +46,24 @@ pub(super) fn enter() -> io::Result<()> {
         .and_then(|rules| rules.scope(Scope::from_all(abi)))
         .and_then(|rules| rules.create())
         .and_then(|rules| rules.restrict_self())
-        .map_err(io::Error::other)?;
-    filter_calls()
+        .map(drop)
+        .map_err(io::Error::other)
 }
 
 /// Puts the filters on the calling thread.
-pub(super) fn filter_calls() -> io::Result<()> {
-    let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
-    let hidden = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    let hides_clone3 = compile(clone3, SeccompAction::Allow, hidden)?;
-    // The last one forbids to add another.
-    for filter in [deadly()?, hides_clone3, allowed()?] {
+fn filter_calls() -> io::Result<()> {
+    for filter in filters()? {
         seccompiler::apply_filter(&filter).map_err(io::Error::other)?;
     }
     Ok(())
+}
+
+/// The last one forbids to add another.
+fn filters() -> io::Result<[BpfProgram; 3]> {
+    let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
+    let hidden = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let hides_clone3 = compile(clone3, SeccompAction::Allow, hidden)?;
+    Ok([deadly()?, hides_clone3, allowed()?])
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -248,3 +258,6 @@ const ANY_ARGUMENTS: &[i64] = &[
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
 ];
+
+#[cfg(test)]
+mod tests;

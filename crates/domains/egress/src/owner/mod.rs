@@ -20,8 +20,6 @@ mod process;
 mod resolvers;
 mod state;
 mod supervisor;
-#[cfg(test)]
-mod tests;
 
 use crate::{
     Metrics,
@@ -264,9 +262,15 @@ impl Proxy {
             patience: self.patience,
             standing,
         };
-        // On an error the attachment is dropped, and with it everything of it.
-        attachment.in_force(serial).await?;
-        Ok(attachment)
+        // Given up, it is dropped, and with it everything of it.
+        match attachment.in_force(serial).await {
+            Ok(()) => Ok(attachment),
+            Err(error) => {
+                // So that its id is free again.
+                let _ = attachment.detach().await;
+                Err(error)
+            }
+        }
     }
 
     /// Changes how names are resolved.
@@ -368,6 +372,7 @@ impl Attachment {
         let settled = standing.wait_for(|now| now.settles(serial));
         match tokio::time::timeout(self.patience, settled).await {
             Ok(Ok(now)) => match &now.failed {
+                _ if now.closed => Err(EgressError::Closed),
                 Some((failed, why)) if *failed >= serial => Err(EgressError::Refused {
                     id: self.id,
                     why: why.clone(),

@@ -16,12 +16,16 @@ pub(super) struct Standing {
     pub(super) in_force: u64,
     /// The last that could not be taken, and why.
     pub(super) failed: Option<(u64, String)>,
+    /// There will be no child any more.
+    pub(super) closed: bool,
 }
 
 impl Standing {
     /// Whether there is nothing more to wait for.
     pub(super) fn settles(&self, serial: u64) -> bool {
-        self.in_force >= serial || self.failed.as_ref().is_some_and(|(failed, _)| *failed >= serial)
+        self.closed
+            || self.in_force >= serial
+            || self.failed.as_ref().is_some_and(|(failed, _)| *failed >= serial)
     }
 }
 
@@ -52,6 +56,7 @@ struct State {
     untold: Untold,
     last_serial: u64,
     linked: bool,
+    closed: bool,
 }
 
 /// All attachments.
@@ -72,6 +77,7 @@ impl Table {
                 untold: Untold::default(),
                 last_serial: 0,
                 linked: false,
+                closed: false,
             }),
             changed: Notify::new(),
         }
@@ -88,6 +94,9 @@ impl Table {
         blob: OwnedFd,
     ) -> Result<(u64, watch::Receiver<Standing>), EgressError> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(EgressError::Closed);
+        }
         if state.entries.contains_key(&id) || state.leaving.contains_key(&id) {
             return Err(EgressError::Taken(AttachmentId(id)));
         }
@@ -138,6 +147,9 @@ impl Table {
 
     pub(super) fn measure(&self, id: u64) -> Result<oneshot::Receiver<Option<Metrics>>, EgressError> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(EgressError::Closed);
+        }
         if !state.entries.contains_key(&id) {
             return Err(EgressError::Unknown(AttachmentId(id)));
         }
@@ -178,6 +190,16 @@ impl Table {
         state.untold = Untold::default();
         for entry in state.entries.values() {
             entry.standing.send_replace(Standing::default());
+        }
+    }
+
+    /// There will be no other.
+    pub(super) fn close(&self) {
+        self.unlinked();
+        let mut state = self.lock();
+        state.closed = true;
+        for entry in state.entries.values() {
+            entry.standing.send_modify(|now| now.closed = true);
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn start(
     Ok(tokio::spawn(async move {
         supervise(config, host, &table, &stop, &pid, first).await;
         pid.send_replace(None);
-        table.unlinked();
+        table.close();
     }))
 }
 

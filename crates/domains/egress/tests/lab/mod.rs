@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::Notify,
     time::{Instant, timeout},
@@ -52,8 +53,6 @@ pub struct Owner {
     pub refuses: AtomicBool,
     lines: Mutex<Vec<(u64, AuditLine)>>,
     more: Notify,
-    /// Held by a test that wants the owner to be slow.
-    pub stall: Mutex<()>,
 }
 
 #[async_trait::async_trait]
@@ -75,7 +74,6 @@ impl Host for Owner {
     }
 
     fn audit(&self, id: AttachmentId, line: AuditLine) {
-        drop(self.stall.lock());
         self.lines.lock().unwrap().push((id.0, line));
         self.more.notify_waiters();
     }
@@ -312,8 +310,8 @@ impl Sandbox {
         servers::read_answer(&answer)
     }
 
-    /// The answer to a query over UDP.
-    pub async fn ask(&self, name: &str, kind: u16) -> Vec<u8> {
+    /// A socket to our DNS.
+    pub fn udp(&self) -> tokio::net::UdpSocket {
         let socket = in_namespace(self.namespace.as_fd(), || {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect(DNS)?;
@@ -321,7 +319,12 @@ impl Sandbox {
             Ok::<_, io::Error>(socket)
         })
         .unwrap();
-        let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+        tokio::net::UdpSocket::from_std(socket).unwrap()
+    }
+
+    /// The answer to a query over UDP.
+    pub async fn ask(&self, name: &str, kind: u16) -> Vec<u8> {
+        let socket = self.udp();
         socket.send(&servers::query(name, kind)).await.unwrap();
         let mut answer = vec![0; 1500];
         let length = timeout(SOON, socket.recv(&mut answer))
@@ -344,4 +347,26 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub fn caps(change: impl FnOnce(&mut Caps)) -> impl FnOnce(&mut ProxyConfig) {
     |config| change(&mut config.caps)
+}
+
+/// Status and body of the next answer.
+pub async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> (u16, String) {
+    let (head, body) = timeout(SOON, servers::read_message(stream, bytes))
+        .await
+        .expect("an answer in time")
+        .expect("an answer");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .expect("a status")
+        .parse()
+        .expect("a number");
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// One request on a connection of its own.
+pub async fn ask(sandbox: &Sandbox, to: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = sandbox.connect(to).await;
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    answer(&mut stream, &mut Vec::new()).await
 }
