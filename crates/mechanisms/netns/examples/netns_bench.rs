@@ -50,6 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 alive.push(networks.take(kind).await?);
             }
             round(&networks, kind, target).await?;
+            churn(&networks, kind, target).await?;
         }
         let start = Instant::now();
         for namespace in alive {
@@ -106,6 +107,35 @@ async fn round(networks: &Networks, kind: Kind, alive: usize) -> Result<(), Box<
         figures(made),
         figures(answered),
         figures(closed)
+    );
+    Ok(())
+}
+
+/// One after another is created and killed, with a small pool that is refilled meanwhile.
+async fn churn(networks: &Networks, kind: Kind, alive: usize) -> Result<(), Box<dyn std::error::Error>> {
+    const READY: usize = 4;
+    networks.keep(kind, READY);
+    let (mut created, mut killed) = (Vec::new(), Vec::new());
+    for _ in 0..4 * ROUNDS {
+        while networks.ready(kind) < READY {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let start = Instant::now();
+        let namespace = networks.take(kind).await?;
+        namespace.apply(&["192.0.2.0/24".parse()?], &[], false).await?;
+        created.push(start.elapsed());
+        let start = Instant::now();
+        namespace.close().await?;
+        killed.push(start.elapsed());
+    }
+    networks.keep(kind, 0);
+    while networks.ready(kind) > 0 {
+        networks.take(kind).await?.close().await?;
+    }
+    println!(
+        "{kind:?} at {alive}, in turn: create {}; kill {}",
+        figures(created),
+        figures(killed)
     );
     Ok(())
 }

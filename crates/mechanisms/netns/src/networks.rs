@@ -71,7 +71,8 @@ struct Inner {
     /// Made with the first open network.
     host: AsyncMutex<Option<Uplinks>>,
     makers: Semaphore,
-    taken: Notify,
+    /// Tells the filler that something was taken.
+    taken: Arc<Notify>,
     ended: AtomicBool,
 }
 
@@ -145,10 +146,10 @@ impl Networks {
             open: pool(Kind::Open, config.ready.open),
             host: AsyncMutex::new(None),
             makers: Semaphore::new(MAKERS),
-            taken: Notify::new(),
+            taken: Arc::new(Notify::new()),
             ended: AtomicBool::new(false),
         });
-        let filler = tokio::spawn(fill(Arc::downgrade(&inner)));
+        let filler = tokio::spawn(fill(Arc::downgrade(&inner), inner.taken.clone()));
         inner.taken.notify_one();
         Ok(Arc::new(Self {
             inner,
@@ -203,11 +204,11 @@ impl Networks {
         }
         // Whoever is still making one has a permit; there are none left once we have all.
         let _all = self.inner.makers.acquire_many(MAKERS as u32).await;
-        let Some(Uplinks { host, watch }) = self.inner.host.lock().await.take() else {
+        let Some(uplinks) = self.inner.host.lock().await.take() else {
             return Ok(());
         };
-        watch.abort();
-        let _ = watch.await;
+        let host = uplinks.host.clone();
+        drop(uplinks);
         blocking(move || host.close()).await
     }
 }
@@ -287,15 +288,16 @@ impl Pool {
 
 /// Fills the pools whenever something was taken. A failure is told and then left alone until the next time: whoever
 /// finds the pool empty makes a namespace himself, and gets the error.
-async fn fill(networks: Weak<Inner>) {
-    loop {
-        let Some(inner) = networks.upgrade() else { return };
+async fn fill(networks: Weak<Inner>, taken: Arc<Notify>) {
+    // Nothing of the networks is held while there is nothing to do, or they would never end by being dropped.
+    while let Some(inner) = networks.upgrade() {
         for pool in [&inner.restricted, &inner.open] {
             while pool.lacks() && !inner.ended.load(Ordering::Acquire) {
                 match inner.make(pool.kind).await {
                     Ok(namespace) => pool.state().ready.push_back(namespace),
                     Err(error) => {
-                        tracing::warn!(kind = ?pool.kind, error = &error as &dyn std::error::Error, "no network made in advance");
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(kind = ?pool.kind, error, "no network made in advance");
                         break;
                     }
                 }
@@ -304,7 +306,23 @@ async fn fill(networks: Weak<Inner>) {
         if inner.ended.load(Ordering::Acquire) {
             return;
         }
-        inner.taken.notified().await;
+        drop(inner);
+        taken.notified().await;
+    }
+}
+
+/// Without [`Networks::shutdown`] all namespaces are let go of, and the host's table is left for a sweep.
+impl Drop for Networks {
+    fn drop(&mut self) {
+        if let Some(filler) = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            filler.abort();
+        }
+    }
+}
+
+impl Drop for Uplinks {
+    fn drop(&mut self) {
+        self.watch.abort();
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{Kind, NetError};
 type Setting = (&'static str, &'static str);
 
 /// Before there is a link. A new namespace's IPv4 settings are copies of the host's, unless the host says otherwise.
-const EARLY: [Setting; 12] = [
+const EARLY: [Setting; 13] = [
     ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     // Of "all" and a link's own setting, either can be enough to allow.
@@ -22,6 +22,9 @@ const EARLY: [Setting; 12] = [
     ("ipv4/conf/all/route_localnet", "0"),
     ("ipv4/conf/all/rp_filter", "1"),
     ("ipv4/conf/all/arp_accept", "0"),
+    // Two connections from one port to two addresses are, once redirected, told apart by a changed source port. Linux 6.1
+    // takes the second one for the first if it looks for its socket before that change.
+    ("ipv4/tcp_early_demux", "0"),
 ];
 
 /// Of connection tracking, which may be loaded only with the first rule that needs it.

@@ -195,7 +195,7 @@ async fn each_rule_of_a_restricted_network_is_met() {
         )
         .await
         .unwrap();
-    namespace.answered(&[ANSWERED], LONG).await.unwrap();
+    namespace.answered(&[ANSWERED], LONG * 100).await.unwrap();
     let syn = |source, to| vec![Frame::tcp(source, to, 80, SYN).bytes()];
     let mut all = frames();
     all.extend([
