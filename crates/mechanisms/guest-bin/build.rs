@@ -22,6 +22,7 @@ fn main() {
         "bin/omnirun-guest",
         "bin/omnirun-floor",
         "crates/words",
+        "crates/contracts/guest-net",
         "crates/contracts/guest-proto",
         "crates/contracts/tool-schema",
         "crates/domains/guest-agent",

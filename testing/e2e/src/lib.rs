@@ -11,6 +11,7 @@
 
 pub mod hands;
 pub mod leftovers;
+pub mod machines;
 pub mod stage;
 pub mod state;
 

@@ -4,37 +4,18 @@
 //! Below the engine, which saves only machines that are quiet. (Firecracker's vsock has been dead after restores with
 //! traffic in flight, and has lost wake-ups over a pause: firecracker#5969, firecracker#6100.)
 
-use omnirun_e2e::{driver, private_data};
-use omnirun_guest_client::{
-    ClientError, ExecEvent, GuestClient,
-    message::{Claim, Exec, Wake},
-};
-use omnirun_ids::{ByteSize, SandboxId};
-use omnirun_images::{Image, ImageStore};
-use omnirun_vmm::{AttachDisk, BootSpec, CloneSpec, DeviceState, MachineSize, Vm, VmIdentity, Vmm, VmmError};
+use omnirun_e2e::machines::{Machines, bounded, dial, end, output};
+use omnirun_guest_client::{ClientError, ExecEvent, GuestClient, message::Exec};
+use omnirun_vmm::Vm;
 use std::{
-    fs::{self, File},
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-const SIZE: MachineSize = MachineSize {
-    vcpus: 1,
-    memory_mib: 256,
-};
-/// A cold boot, under load.
-const BOOT: Duration = Duration::from_secs(300);
-/// Anything else that a guest is asked.
-const ANSWER: Duration = Duration::from_secs(60);
-/// How often a clone is dialled, as the engine does: the reset after its restore may take a connection along.
-const DIALS: u32 = 3;
 /// Requests that are under way at any time: more, and a slow guest has time for nothing else.
 const AT_ONCE: usize = 12;
 
@@ -48,53 +29,32 @@ fn rounds() -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_of_a_machine_that_was_saved_amid_traffic_answer() {
-    let lab = Lab::new().await;
-    let (vm, guest) = lab.boot().await;
+    let machines = Machines::new().await;
+    let (vm, guest) = machines.boot(None).await;
     let traffic = Traffic::start(&guest);
     traffic.flows(100).await;
-    vm.pause().await.expect("it pauses");
-    let to = DeviceState {
-        memory: lab.path("memory"),
-        state: lab.path("state"),
-    };
-    vm.snapshot(&to).await.expect("it is saved");
+    let files = machines.save(&*vm).await;
     // It can go on as well.
     vm.resume().await.expect("it resumes");
-    let (guest, traffic) = lab.goes_on(&*vm, guest, traffic).await;
+    let (guest, traffic) = goes_on(&machines, &*vm, guest, traffic).await;
     vm.kill();
     vm.wait().await;
     traffic.ends_with_the_connection().await;
     drop(guest);
 
-    let memory = lab.vmm.open_memory(&to.memory).await.expect("the memory opens");
     let (mut slowest, mut redialled) = (Duration::ZERO, 0);
     for round in 0..rounds() {
         let begun = Instant::now();
-        let spec = CloneSpec {
-            identity: lab.identity(),
-            base: lab.image.base.clone(),
-            size: SIZE,
-            network: None,
-            memory: Arc::clone(&memory),
-            state: Arc::new(File::open(&to.state).expect("the state").into()),
-            disk: None,
-            tracked: false,
-        };
-        let run_dir = spec.identity.run_dir.clone();
-        let clone = lab.vmm.restore(spec).await.expect("a clone");
-        let resume = async { clone.resume().await.expect("it resumes") };
-        let ((guest, dials), ()) = tokio::join!(dial(&*clone), resume);
+        let (clone, guest, dials) = machines.restore(machines.clone_of(&files, None)).await;
         let pong = bounded("a clone's ping", guest.ping()).await.expect("it answers");
         assert_eq!(pong.boot_id, "", "it was not awake");
-        lab.claim(&*clone, &guest).await;
+        machines.claim(&*clone, &guest).await;
         let out = output(&guest, "echo round $((6 * 7))").await;
         assert_eq!(out, b"round 42\n", "round {round}");
         slowest = slowest.max(begun.elapsed());
         redialled += dials - 1;
         drop(guest);
-        clone.kill();
-        clone.wait().await;
-        fs::remove_dir_all(run_dir).expect("nothing is mounted in it");
+        end(clone).await;
     }
     eprintln!(
         "{} restores: the slowest took {slowest:?}, {redialled} were dialled again",
@@ -104,9 +64,9 @@ async fn clones_of_a_machine_that_was_saved_amid_traffic_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_is_paused_amid_traffic_goes_on() {
-    let lab = Lab::new().await;
-    let (vm, mut guest) = lab.boot().await;
-    lab.claim(&*vm, &guest).await;
+    let machines = Machines::new().await;
+    let (vm, mut guest) = machines.boot(None).await;
+    machines.claim(&*vm, &guest).await;
     let mut traffic = Traffic::start(&guest);
     let mut slowest = Duration::ZERO;
     for _ in 0..rounds() {
@@ -118,9 +78,9 @@ async fn a_machine_that_is_paused_amid_traffic_goes_on() {
         vm.pause().await.expect("it pauses");
         let begun = Instant::now();
         vm.resume().await.expect("it resumes");
-        (guest, traffic) = lab.goes_on(&*vm, guest, traffic).await;
+        (guest, traffic) = goes_on(&machines, &*vm, guest, traffic).await;
         slowest = slowest.max(begun.elapsed());
-        if lab.keeps_connections() {
+        if keeps_connections(&machines) {
             passes("what is echoed", &echoed, 1000).await;
             echo.abort();
         } else {
@@ -238,163 +198,27 @@ impl Traffic {
     }
 }
 
-/// Dials a machine, and says how often that took.
-async fn dial(vm: &dyn Vm) -> (GuestClient, u32) {
-    let mut dials = 1;
-    loop {
-        let stream = bounded("dialling", vm.channel()).await.expect("a channel");
-        match GuestClient::connect(stream, ANSWER).await {
-            Err(ClientError::Closed) if dials < DIALS => dials += 1,
-            answer => {
-                let guest = answer.unwrap_or_else(|e| panic!("{e}: {}", vm.console_tail()));
-                return (guest, dials);
-            }
+/// Whether a connection outlives a pause. Firecracker has its guest reset all of them.
+fn keeps_connections(machines: &Machines) -> bool {
+    machines.vmm.facts().driver == "qemu"
+}
+
+/// What is asked is answered again after a resume: on the same connection, or on a new one where that has ended.
+async fn goes_on(
+    machines: &Machines,
+    vm: &dyn Vm,
+    guest: GuestClient,
+    traffic: Traffic,
+) -> (GuestClient, Traffic) {
+    let (guest, traffic) = match keeps_connections(machines) {
+        true => (guest, traffic),
+        false => {
+            traffic.ends_with_the_connection().await;
+            let (guest, _) = dial(vm).await;
+            let traffic = Traffic::start(&guest);
+            (guest, traffic)
         }
-    }
-}
-
-async fn bounded<T>(what: &str, doing: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(ANSWER, doing).await;
-    done.unwrap_or_else(|_| panic!("{what}: not within {ANSWER:?}"))
-}
-
-/// What a shell line says.
-async fn output(guest: &GuestClient, line: &str) -> Vec<u8> {
-    let exec = Exec {
-        argv: vec![line.into()],
-        shell: true,
-        ..Exec::default()
     };
-    bounded(line, async {
-        let mut exec = guest.exec(exec).await.expect("it is asked");
-        let mut said = Vec::new();
-        while let Some(event) = exec.next().await {
-            match event {
-                ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => said.extend_from_slice(&bytes),
-            }
-        }
-        assert_eq!(exec.wait().await.expect("it ends").code, Some(0));
-        said
-    })
-    .await
-}
-
-/// A driver, an image, and a folder for machines.
-struct Lab {
-    vmm: Arc<dyn Vmm>,
-    image: Image,
-    disk: PathBuf,
-    folder: TempDir,
-}
-
-impl Lab {
-    async fn new() -> Self {
-        let (folder, image, disk) = tokio::task::spawn_blocking(|| {
-            let folder = private_data();
-            let images = ImageStore::open(folder.path()).expect("images");
-            let image = images.get(&"default".parse().expect("a name")).expect("an image");
-            let disk = images.session_disk_template(ByteSize::mib(512)).expect("a disk");
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(folder.path().join("vms"))
-                .expect("a folder");
-            (folder, image, disk)
-        })
-        .await
-        .expect("a lab");
-        Self {
-            vmm: driver().await,
-            image,
-            disk,
-            folder,
-        }
-    }
-
-    /// Whether a connection outlives a pause. Firecracker has its guest reset all of them.
-    fn keeps_connections(&self) -> bool {
-        self.vmm.facts().driver == "qemu"
-    }
-
-    /// What is asked is answered again after a resume: on the same connection, or on a new one where that has ended.
-    async fn goes_on(&self, vm: &dyn Vm, guest: GuestClient, traffic: Traffic) -> (GuestClient, Traffic) {
-        let (guest, traffic) = match self.keeps_connections() {
-            true => (guest, traffic),
-            false => {
-                traffic.ends_with_the_connection().await;
-                let (guest, _) = dial(vm).await;
-                let traffic = Traffic::start(&guest);
-                (guest, traffic)
-            }
-        };
-        traffic.flows(100).await;
-        (guest, traffic)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join("vms").join(name)
-    }
-
-    fn identity(&self) -> VmIdentity {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sbx_restores_{}_{number}", std::process::id());
-        let sandbox: SandboxId = name.parse().expect("an id");
-        let run_dir = self.path(sandbox.as_str());
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&run_dir)
-            .expect("a run folder");
-        VmIdentity { sandbox, run_dir }
-    }
-
-    async fn boot(&self) -> (Box<dyn Vm>, GuestClient) {
-        let spec = BootSpec {
-            identity: self.identity(),
-            kernel: self.image.kernel.clone(),
-            vmlinux: self.image.vmlinux.clone(),
-            initramfs: self.image.initramfs.clone(),
-            cmdline: String::new(),
-            base: self.image.base.clone(),
-            size: SIZE,
-            network: None,
-        };
-        let vm = self.vmm.start(spec).await.expect("it boots");
-        let stream = vm.channel().await;
-        let stream = stream.unwrap_or_else(|e| panic!("{e}: {}", vm.console_tail()));
-        let guest = GuestClient::connect(stream, BOOT)
-            .await
-            .unwrap_or_else(|e| panic!("{e}: {}", vm.console_tail()));
-        (vm, guest)
-    }
-
-    /// Wakes a machine, and gives it a session disk.
-    async fn claim(&self, vm: &dyn Vm, guest: &GuestClient) {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .expect("a clock");
-        let realtime_ns = u64::try_from(since.as_nanos()).expect("a time");
-        let wake = Wake {
-            entropy: vec![7; 64],
-            realtime_ns,
-            hostname: "restores".to_owned(),
-            machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
-        };
-        bounded("waking", guest.wake(wake)).await.expect("it wakes");
-        let disk = tempfile::tempfile_in(self.path("")).expect("a disk");
-        omnirun_images::copy_sparse_into(&self.disk, &disk, &self.path("disk")).expect("copied");
-        let bytes = disk.metadata().expect("its size").len();
-        let claim = Claim {
-            realtime_ns,
-            disk_bytes: bytes,
-            user: self.image.template.user.clone(),
-            ..Claim::default()
-        };
-        let attach = async {
-            let file = OwnedFd::from(disk);
-            let attached: Result<(), VmmError> = vm.attach_disk(AttachDisk { file, bytes }).await;
-            attached.expect("attached");
-        };
-        let (claimed, ()) = bounded("claiming", async { tokio::join!(guest.claim(claim), attach) }).await;
-        claimed.expect("claimed");
-    }
+    traffic.flows(100).await;
+    (guest, traffic)
 }

@@ -43,7 +43,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "http_head" => egress::http_heads(),
         "images" => vec![
             include_bytes!("../../../templates/default.toml").to_vec(),
-            include_bytes!("../../../crates/mechanisms/images/golden/manifest-2.json").to_vec(),
+            include_bytes!("../../../crates/mechanisms/images/golden/manifest-3.json").to_vec(),
             b"user agent\nworkdir /work dir\nkeep_capabilities 1\nfuture x\nenv LANG=C.UTF-8\nenv A=b=c d\n"
                 .to_vec(),
         ],

@@ -9,9 +9,9 @@ use omnirun_ids::{Digest, TemplateName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
-/// Version of the format. The first had neither an ELF kernel nor the modules for a VMM without PCI: such an image is
-/// built anew, since its kernel's package is no longer at hand.
-pub(crate) const VERSION: u64 = 2;
+/// Version of the format. The first had neither an ELF kernel nor the modules for a VMM without PCI, the second none for a
+/// network card: such an image is built anew, since its kernel's package is no longer at hand.
+pub(crate) const VERSION: u64 = 3;
 
 /// A file of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +203,7 @@ impl Manifest {
 pub(crate) mod tests {
     use super::*;
 
-    const GOLDEN: &str = include_str!("../golden/manifest-2.json");
+    const GOLDEN: &str = include_str!("../golden/manifest-3.json");
 
     fn digest(byte: u8) -> Digest {
         Digest::from([byte; 32])
@@ -223,7 +223,7 @@ pub(crate) mod tests {
             sha256: digest(byte),
         };
         Manifest {
-            version: 2,
+            version: VERSION,
             created: "2026-11-24T16:00:00Z".to_owned(),
             omnirun: "0.1.0".to_owned(),
             template: Template {
@@ -288,14 +288,14 @@ pub(crate) mod tests {
             error.to_string().contains("omnirun image build --force default"),
             "{error}"
         );
-        fs::write(&path, "{\"version\": 3, \"new\": true}").unwrap();
+        fs::write(&path, "{\"version\": 4, \"new\": true}").unwrap();
         assert!(matches!(
             Manifest::read(&name, &path),
-            Err(ImageError::NewerManifest { found: 3, .. })
+            Err(ImageError::NewerManifest { found: 4, .. })
         ));
-        fs::write(&path, "{\"version\": 1, \"old\": true}").unwrap();
+        fs::write(&path, "{\"version\": 2, \"old\": true}").unwrap();
         let error = Manifest::read(&name, &path).unwrap_err();
-        assert!(matches!(error, ImageError::OlderManifest { found: 1, .. }));
+        assert!(matches!(error, ImageError::OlderManifest { found: 2, .. }));
         assert!(
             error.to_string().ends_with("omnirun image build default"),
             "{error}"
