@@ -1,5 +1,6 @@
 //! What namespaces do, seen from a guest that is no VM, with real packets. Nothing leaves namespaces that the tests make.
 
+mod host;
 mod lab;
 mod met;
 mod open;
