@@ -4,13 +4,15 @@
 use crate::Global;
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use omnirun_egress::ProxyConfig;
 use omnirun_firecracker_install::Shelf;
 use omnirun_ids::ByteSize;
 use omnirun_images::ImageStore;
+use omnirun_network::OwnerNetwork;
 use omnirun_sandboxes::{Engine, EngineConfig, SnapshotLimits};
-use omnirun_store::{DataDir, Db};
+use omnirun_store::{AuditLog, DataDir, Db};
 use omnirun_vmm::{DriverChoice, Vmm};
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// Which VMM runs the sandboxes of a command.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
@@ -53,10 +55,17 @@ pub struct Host {
     pub engine: Arc<Engine>,
 }
 
+/// How long an audit log stays after its last line.
+const KEEP_AUDIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Removes what killed commands left that has no owner: unfinished builds and setups, half-written files. Says what it was.
 pub fn sweep(data: &DataDir) -> Vec<String> {
     let mut lines = omnirun_images::sweep(&data.tmp());
     lines.extend(omnirun_firecracker_install::sweep(data));
+    match AuditLog::of(data).sweep(KEEP_AUDIT) {
+        Ok(files) => lines.extend(files.iter().map(|f| format!("the old audit log {}", f.display()))),
+        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "old audit logs stay"),
+    }
     let files = data.sweep_unfinished();
     lines.extend(
         files
@@ -87,11 +96,16 @@ pub async fn open(
         vmm: vmm.clone(),
         command: command.to_owned(),
         pool_memory,
-        network: None,
+        network: Some(Arc::new(OwnerNetwork::new(&data, ProxyConfig::default()))),
         snapshots: SnapshotLimits::default(),
         say: Arc::new(|notice| crate::output::say(format_args!("omnirun: {notice}"))),
     })
     .await?;
+    if !engine.takeover().is_empty() {
+        for line in omnirun_network::sweep(&data).await? {
+            tracing::info!("removed {line}");
+        }
+    }
     Ok(Host {
         data,
         db,

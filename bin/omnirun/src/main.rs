@@ -5,6 +5,7 @@
 mod output;
 mod commands;
 mod host;
+mod net;
 mod progress;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -36,6 +37,10 @@ pub struct Global {
     /// $XDG_DATA_HOME/omnirun or ~/.local/share/omnirun.
     #[arg(long, global = true, env = "OMNIRUN_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Folder for policies of environments and presets. Default: /etc/omnirun for root, else $XDG_CONFIG_HOME/omnirun or
+    /// ~/.config/omnirun.
+    #[arg(long, global = true, env = "OMNIRUN_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// How log lines on standard error look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -59,6 +64,7 @@ enum Command {
     Worker(commands::worker::Args),
     Spawn(commands::spawn::Args),
     Session(commands::session::Args),
+    Policy(commands::policy::Args),
     Image(commands::image::Args),
     Doctor(commands::doctor::Args),
     Setup(commands::setup::Args),
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::main(global, args),
         Command::Worker(args) => commands::worker::main(global, args),
         Command::Spawn(args) => commands::spawn::main(global, args),
+        Command::Policy(args) => commands::policy::main(global, args),
         Command::Session(args) => commands::session::main(global, args),
         Command::Image(args) => commands::image::main(global, args),
         Command::Doctor(args) => commands::doctor::main(global, args),

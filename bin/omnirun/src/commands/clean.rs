@@ -39,9 +39,11 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         let mut lines = omnirun_images::sweep(&data.tmp());
         lines.extend(omnirun_firecracker_install::sweep(&data));
-        let report = output::runtime()?.block_on(take_over(&data, &db, &Reaper))?;
+        let runtime = output::runtime()?;
+        let report = runtime.block_on(take_over(&data, &db, &Reaper))?;
         clean = report.is_clean();
         lines.extend(report.lines());
+        lines.extend(runtime.block_on(omnirun_network::sweep(&data))?);
         lines
     };
     // Behind the VMs: one that a dead process left may still have had a disk.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod clean;
 pub mod doctor;
 pub mod image;
+pub mod policy;
 pub mod run;
 pub mod session;
 pub mod setup;

@@ -16,6 +16,7 @@ mod pipes;
 use crate::{
     Global,
     host::{self, DriverArgs},
+    net::NetArgs,
     output,
 };
 use anyhow::Context;
@@ -23,8 +24,10 @@ use finish::Finish;
 pub(in crate::commands) use finish::own_words;
 use omnirun_guest_client::message::Exec;
 use omnirun_ids::{ByteSize, TemplateName};
+use omnirun_policy_files::PolicySource;
 use omnirun_sandboxes::{
-    Begun, Card, ClaimSpec, Engine, First, IsolationGroup, Sandbox, SandboxSize, SandboxSpec, check_disk,
+    Begun, Card, ClaimSpec, Egress, Engine, First, IsolationGroup, Sandbox, SandboxSize, SandboxSpec,
+    check_disk,
 };
 use pipes::Outcome;
 use std::{
@@ -38,13 +41,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Run a command in a fresh microVM.
 ///
-/// The sandbox has its own Linux kernel, no network card, and a disk of its own that goes with it. Output is live,
+/// The sandbox has its own Linux kernel, no network card unless --net gives it one, and a disk of its own
+/// that goes with it. Output is live,
 /// Ctrl-C is passed on (a second one kills), and the exit code is the command's: 128+N if signal N ended it, 124 after
 /// --timeout, 126 or 127 if it cannot be run or is not there, 125 if OmniRun itself failed.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  omnirun run -- uname -a\n  echo hi | omnirun run --stdin -- cat\n  \
-                        omnirun run --memory 2G --timeout 60 -- sh -c 'make test'"
+                        omnirun run --memory 2G --timeout 60 -- sh -c 'make test'\n  \
+                        omnirun run --net allow:pypi.org,files.pythonhosted.org -- curl -sI https://pypi.org"
 )]
 pub struct Args {
     /// The template whose image is booted (omnirun image ls).
@@ -68,6 +73,8 @@ pub struct Args {
     /// Where it runs; made if it is missing. Default: the template's.
     #[arg(long, value_name = "DIR", default_value = "", hide_default_value = true)]
     cwd: String,
+    #[command(flatten)]
+    net: NetArgs,
     #[command(flatten)]
     driver: DriverArgs,
     /// Pass standard input on. Without it the command reads an empty one.
@@ -179,12 +186,13 @@ async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<u8> {
     let begun = Instant::now();
+    let source = args.net.source(global, None)?;
     let host = host::open(global, args.driver, "omnirun run", Some(ByteSize(0))).await?;
     finish.facts(host.engine.vmm());
     for line in host.engine.takeover().lines() {
         tracing::info!("took over from a dead owner: {line}");
     }
-    let result = prepared(&host, args, size, finish, signals, begun).await;
+    let result = prepared(&host, args, &source, size, finish, signals, begun).await;
     let teardown = Instant::now();
     for report in host.engine.shutdown().await {
         if !report.is_clean() {
@@ -199,17 +207,19 @@ async fn run(
 async fn prepared(
     host: &host::Host,
     args: Args,
+    source: &PolicySource,
     size: SandboxSize,
     finish: &mut Finish,
     signals: &mut Signals,
     begun: Instant,
 ) -> anyhow::Result<u8> {
     let image = Arc::new(host.images.get(&args.template)?);
+    let policy = source.policy();
     let spec = SandboxSpec {
         image,
         size,
         group: IsolationGroup::local(),
-        card: Card::None,
+        card: Card::of(policy.borrow().mode()),
         purpose: "omnirun run".to_owned(),
         suspendable: false,
     };
@@ -221,7 +231,13 @@ async fn prepared(
         stdin: args.stdin,
         ..Exec::default()
     };
-    let identity = (args.env, args.user, args.cwd);
+    let egress = Egress {
+        policy,
+        tightened: None,
+        subject: None,
+        session: None,
+    };
+    let identity = (args.env, args.user, args.cwd, egress);
     let made = async {
         let empty = host.images.session_disk_template(args.disk)?;
         host.engine.prepare(&spec).await?;
@@ -250,7 +266,7 @@ async fn prepared(
 async fn scratch(
     engine: Arc<Engine>,
     empty: std::path::PathBuf,
-    (env, user, cwd): (Vec<(String, String)>, String, String),
+    (env, user, cwd, egress): (Vec<(String, String)>, String, String, Egress),
 ) -> Result<ClaimSpec, omnirun_sandboxes::EngineError> {
     let (disk, disk_bytes) = engine.scratch_disk(empty).await?;
     Ok(ClaimSpec {
@@ -259,7 +275,7 @@ async fn scratch(
         env,
         user,
         cwd,
-        egress: None,
+        egress: Some(egress),
         purpose: "omnirun run".to_owned(),
     })
 }

@@ -4,6 +4,8 @@
 mod cp;
 mod show;
 
+pub(in crate::commands) use show::table;
+
 use crate::{Global, output};
 use anyhow::Context;
 use clap::Subcommand;

@@ -84,6 +84,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         tracing::info!(
             api = connection.client.origin(), environment = %connection.environment, work = %item.id, "spawn starting"
         );
+        let policy = args.serve.net.source(global, Some(connection.environment.as_str()))?;
         let host = host::open(global, args.serve.driver, "omnirun spawn", args.serve.pool_memory).await?;
         for line in host.engine.takeover().lines() {
             tracing::info!("took over from a dead owner: {line}");
@@ -93,7 +94,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
                 client: connection.client.clone(),
                 environment: connection.environment.clone(),
                 key: connection.key.clone(),
-                hands: Arc::new(args.serve.hands(&host)?),
+                hands: Arc::new(args.serve.hands(&host, &policy)?),
                 max_idle: args.serve.max_idle(),
                 timing: Timing::default(),
                 wind_down,

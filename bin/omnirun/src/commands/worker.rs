@@ -69,20 +69,21 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             api = connection.client.origin(), environment = %connection.environment, worker_id,
             max_sessions = args.max_sessions, "worker starting"
         );
+        let policy = args.serve.net.source(global, Some(connection.environment.as_str()))?;
         let host = host::open(global, args.serve.driver, "omnirun worker", args.serve.pool_memory).await?;
         for line in host.engine.takeover().lines() {
             tracing::info!("took over from a dead owner: {line}");
         }
         let observer: Arc<dyn Observer> = if args.watch { Arc::new(table::Table::new()) } else { Arc::new(Ignore) };
         let exit = async {
-            let hands = args.serve.hands(&host)?;
+            let hands = args.serve.hands(&host, &policy)?;
             let _sweeping = hands.keep_swept();
             // Without an image or a VMM that works every session would fail: better not to claim any.
             tokio::select! {
                 biased;
                 // What was begun is dropped, and ended with the engine.
                 () = shutdown.winding_down().cancelled() => return Ok(Exit::Stopped),
-                prepared = args.serve.prepare(&host, &connection) => prepared?,
+                prepared = args.serve.prepare(&host, &connection, &policy) => prepared?,
             }
             let config = Arc::new(WorkerConfig {
                 item: Arc::new(ItemConfig {

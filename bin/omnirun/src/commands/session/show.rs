@@ -165,7 +165,7 @@ fn state(sessions: &Sessions, row: &SessionRow) -> anyhow::Result<String> {
     })
 }
 
-fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)

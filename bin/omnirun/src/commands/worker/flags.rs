@@ -1,11 +1,15 @@
 //! Flags that `worker` and `spawn` share, and what is made of them.
 
-use crate::host::{DriverArgs, Host};
+use crate::{
+    host::{DriverArgs, Host},
+    net::NetArgs,
+};
 use anyhow::Context;
 use omnirun_ids::{ApiId, ByteSize, TemplateName};
+use omnirun_policy_files::PolicySource;
 use omnirun_redact::Secret;
 use omnirun_sandboxes::{Card, SandboxSize, SandboxSpec, check_disk};
-use omnirun_sessions::{EnginePlatform, Isolation, SessionFactory, SessionsConfig, isolation_group};
+use omnirun_sessions::{Allowed, EnginePlatform, Isolation, SessionFactory, SessionsConfig, isolation_group};
 use omnirun_work_client::{BaseUrl, Client, ClientConfig, Limits};
 use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -119,6 +123,8 @@ pub struct ServeArgs {
     )]
     pub template: TemplateName,
     #[command(flatten)]
+    pub net: NetArgs,
+    #[command(flatten)]
     pub driver: DriverArgs,
     /// Virtual CPUs of a sandbox.
     #[arg(long, value_name = "N", default_value_t = SandboxSize::default().vcpus)]
@@ -162,10 +168,11 @@ impl ServeArgs {
     }
 
     /// Opens the sessions of this host.
-    pub fn hands(&self, host: &Host) -> anyhow::Result<SessionFactory> {
+    pub fn hands(&self, host: &Host, policy: &PolicySource) -> anyhow::Result<SessionFactory> {
         check_disk(self.disk).context("--disk")?;
         let config = SessionsConfig {
             isolation: self.isolation,
+            network: Allowed::new(policy.policy()),
             size: self.size(),
             disk: self.disk,
             keep: self.keep,
@@ -178,11 +185,16 @@ impl ServeArgs {
     }
 
     /// Makes the snapshot that the first session will want.
-    pub async fn prepare(&self, host: &Host, connection: &Connection) -> anyhow::Result<()> {
+    pub async fn prepare(
+        &self,
+        host: &Host,
+        connection: &Connection,
+        policy: &PolicySource,
+    ) -> anyhow::Result<()> {
         let spec = SandboxSpec {
             image: Arc::new(host.images.get(&self.template)?),
             size: self.size(),
-            card: Card::None,
+            card: Card::of(policy.policy().borrow().mode()),
             group: isolation_group(&connection.client.origin(), &connection.environment),
             purpose: "omnirun worker".to_owned(),
             suspendable: false,
