@@ -90,25 +90,38 @@ def flood(act):
     # struct rtentry; RTF_UP | RTF_HOST | RTF_REJECT.
     route = struct.pack("Q16s16s16sH6xQQ", 0, b"\2\0\0\0" + theirs, b"\2\0", b"\2\0", 0x205, 0, 0).ljust(120, b"\0")
     sent, begun = 0, time.monotonic()
+
+    def segment(port, flags):
+        # Of a reset, the number is the one after the opening's.
+        number = 7 if flags == 2 else 8
+        total = base + port + (flags - 2) + (number - 7)
+        total = (total & 0xFFFF) + (total >> 16)
+        total = (total & 0xFFFF) + (total >> 16)
+        middle = struct.pack(">HII", act["port"], number, 0) + b"\x50" + bytes([flags]) + b"\xff\xff"
+        return start + struct.pack(">H", port) + middle + struct.pack(">HH", ~total & 0xFFFF, 0)
+
+    def port(number):
+        return 1024 + number % 64000
+
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s, socket.socket() as control:
         s.bind((name, 0))
-        if act["hold"]:
-            fcntl.ioctl(control.fileno(), 0x890B, route)
+        fcntl.ioctl(control.fileno(), 0x890B, route)
         try:
             while sent < act["count"] and time.monotonic() - begun < act["seconds"]:
-                port = 1024 + sent % 64000
-                total = base + port
-                total = (total & 0xFFFF) + (total >> 16)
-                total = (total & 0xFFFF) + (total >> 16)
                 try:
-                    s.send(start + struct.pack(">H", port) + rest + struct.pack(">HH", ~total & 0xFFFF, 0))
+                    s.send(segment(port(sent), 2))
                     sent += 1
                 except OSError:
                     time.sleep(0.001)
                 ahead = sent / act["rate"] - (time.monotonic() - begun)
-                if ahead > 0.01:
+                if ahead > 0.002:
                     time.sleep(ahead)
         finally:
-            if act["hold"]:
-                fcntl.ioctl(control.fileno(), 0x890C, route)
+            # What was opened is ended, or what comes after would have to wait until it is forgotten.
+            for number in range(min(sent, act["end"])):
+                try:
+                    s.send(segment(port(number), 4))
+                except OSError:
+                    time.sleep(0.001)
+            fcntl.ioctl(control.fileno(), 0x890C, route)
     return saw("silent", sent)

@@ -74,48 +74,58 @@ def udp(act):
                 sent += 1
             return saw("reply", sent, "", s.recv(65536))
         except OSError as e:
-            return failed(e, max(sent, 1), ":" in address)
+            return failed(e, sent, ":" in address)
+
+
+def ask(act, query):
+    """One query, and its answer; again if there is none, since a server may let some go when there are many."""
+    for turn in range(1 if act["fast"] else 3):
+        with socket.socket(family(act["to"]), socket.SOCK_STREAM if act["tcp"] else socket.SOCK_DGRAM) as s:
+            s.settimeout(LIMIT)
+            s.connect((act["to"], 53))
+            s.sendall(struct.pack(">H", len(query)) + query if act["tcp"] else query)
+            if act["fast"]:
+                return b""
+            try:
+                if not act["tcp"]:
+                    return answer_to(query, s)
+                part = s.recv(65536)
+                while part and len(part) < 2 + struct.unpack(">H", part[:2].ljust(2, b"\xff"))[0]:
+                    more = s.recv(65536)
+                    if not more:
+                        break
+                    part += more
+                return part[2:]
+            except (socket.timeout, TimeoutError):
+                continue
+    return None
 
 
 def dns(act):
     """Answers with data are a reply; those without are a refusal."""
-    sent, rcodes, found, data, address = 0, [], 0, b"", act["to"]
+    sent, rcodes, found, data = 0, [], 0, b""
     for query in act["queries"]:
-        query = bytes.fromhex(query)
-        kind = socket.SOCK_STREAM if act["tcp"] else socket.SOCK_DGRAM
-        with socket.socket(family(address), kind) as s:
-            s.settimeout(LIMIT)
-            try:
-                s.connect((address, 53))
-                s.sendall(struct.pack(">H", len(query)) + query if act["tcp"] else query)
-                sent += 1
-                if act["fast"]:
-                    continue
-                part = s.recv(65536)
-                if act["tcp"]:
-                    while len(part) < 2 or len(part) < 2 + struct.unpack(">H", part[:2])[0]:
-                        more = s.recv(65536)
-                        if not more:
-                            break
-                        part += more
-                    part = part[2:]
-                if len(part) < 12:
-                    rcodes.append("closed")
-                    continue
-                data = part
-                rcodes.append(part[3] & 15)
-                found += struct.unpack(">H", part[6:8])[0] if part[3] & 15 == 0 else 0
-            except (socket.timeout, TimeoutError):
-                rcodes.append("silent")
-            except OSError as e:
-                rcodes.append(errno.errorcode.get(e.errno, str(e)))
-                if card() is None or ":" in address:
-                    return failed(e, sent, True)
+        sent += 1
+        try:
+            part = ask(act, bytes.fromhex(query))
+        except OSError as e:
+            if card() is None or ":" in act["to"]:
+                return failed(e, sent, True)
+            rcodes.append(errno.errorcode.get(e.errno, str(e)))
+            continue
+        if part is None:
+            rcodes.append("silent")
+        elif len(part) < 12:
+            rcodes.append("closed")
+        else:
+            data = part
+            rcodes.append(part[3] & 15)
+            found += struct.unpack(">H", part[6:8])[0] if part[3] & 15 == 0 else 0
     text = "rcode %s" % ",".join(str(r) for r in rcodes[:8])
     if found:
         return saw("reply", sent, text + " " + " ".join(addresses(data)[:4]), data)
-    if rcodes and all(r == "silent" for r in rcodes) or act["fast"]:
-        return saw("silent", sent, text)
+    if act["fast"] or all(r == "silent" for r in rcodes):
+        return saw("silent", sent, "" if act["fast"] else text)
     return saw("refused", sent, text)
 
 
@@ -146,6 +156,44 @@ def https(act):
             return saw("reply" if data else "connected", 1, how, data)
         except OSError as e:
             return saw("connected", 1, type(e).__name__ + " " + str(e))
+
+
+def live(act):
+    """Goes on by a connection once our DNS no longer answers for a name."""
+    address = address_of(act["to"])
+    with socket.socket(family(address), socket.SOCK_STREAM) as s:
+        s.settimeout(LIMIT)
+        s.connect((address, act["port"]))
+        for part in act["first"]:
+            s.sendall(bytes.fromhex(part))
+            read(s, time.monotonic() + LIMIT)
+        with OUT:
+            sys.stdout.write(json.dumps({"ready": act["to"]}) + "\n")
+            sys.stdout.flush()
+        end = time.monotonic() + act["seconds"]
+        while True:
+            try:
+                address_of("@" + act["until"])
+            except LookupError:
+                break
+            if time.monotonic() > end:
+                return saw("unable", 0, "the policy did not change")
+            time.sleep(0.1)
+        # What was on its way when it changed.
+        time.sleep(0.3)
+        s.settimeout(0)
+        try:
+            while s.recv(65536):
+                pass
+        except OSError:
+            pass
+        s.settimeout(LIMIT)
+        try:
+            s.sendall(bytes.fromhex(act["then"]))
+        except OSError as e:
+            return saw("refused", 1, errno.errorcode.get(e.errno, str(e)))
+        data, how = read(s, time.monotonic() + LIMIT)
+        return saw("reply" if data else "silent" if how == "open" else "refused", 1, how, data)
 
 
 def vsock(act):
@@ -208,5 +256,5 @@ def crowd(act):
 
 DO = {
     "frames": frames, "packets": packets, "ping": ping, "flood": flood, "tcp": tcp, "udp": udp, "dns": dns,
-    "https": https, "vsock": vsock, "links": links, "crowd": crowd,
+    "https": https, "vsock": vsock, "links": links, "crowd": crowd, "live": live,
 }

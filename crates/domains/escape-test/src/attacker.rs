@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnirun_guest_net::{GATEWAY_IP, GATEWAY_MAC, GUEST_IP, GUEST_MAC};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::attempts::{Act, Attempt, Phase};
 
@@ -29,12 +30,13 @@ pub struct AttackerError(pub String);
 /// Root in a guest.
 #[async_trait]
 pub trait Attacker: Send + Sync {
-    /// Runs `python3 -` with this standard input and returns its standard output, of which at most [`OUTPUT`] bytes are
-    /// wanted. Should it take longer than `limit` seconds, it is killed, and what it said so far is returned.
+    /// Runs `python3 -` with this standard input and passes on its standard output, piece by piece, as it comes. It ends
+    /// when the program does. Should that take longer than `limit` seconds, or nobody take what it says any more, the
+    /// program is killed, which is no error.
     ///
     /// # Errors
     /// It could not be started.
-    async fn run(&self, script: &[u8], limit: u32) -> Result<Vec<u8>, AttackerError>;
+    async fn run(&self, script: &[u8], limit: u32, said: mpsc::Sender<Vec<u8>>) -> Result<(), AttackerError>;
 }
 
 /// What a guest saw of an attempt.
@@ -147,6 +149,20 @@ pub fn script(attempts: &[&Attempt], phase: Phase, patience: Patience) -> Result
     };
     let plan = STANDARD.encode(serde_json::to_vec(&plan)?);
     Ok(format!("{SCRIPT}\nmain(\"{plan}\")\n").into_bytes())
+}
+
+/// How many attempts of an output are ready for the policy to be tightened.
+#[must_use]
+pub fn ready(output: &[u8]) -> usize {
+    #[derive(Deserialize)]
+    struct Ready {
+        #[serde(rename = "ready")]
+        _to: String,
+    }
+    output
+        .split(|byte| *byte == b'\n')
+        .filter(|line| line.len() <= LINE && serde_json::from_slice::<Ready>(line).is_ok())
+        .count()
 }
 
 /// The lines of an output, one for each attempt that it speaks of. What is no line of ours is passed over.

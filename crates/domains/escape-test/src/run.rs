@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use omnirun_egress_policy::{AuditLine, Mode};
 use omnirun_guest_net::{GATEWAY_IP, GATEWAY_MAC, GUEST_IP, GUEST_MAC};
 use omnirun_sys::host::{net, packet::PacketSocket};
+use tokio::sync::mpsc;
 
 use crate::{
     attacker::{self, Attacker, AttackerError, Patience},
@@ -33,6 +34,13 @@ pub trait Sandbox: Send + Sync {
     /// # Errors
     /// In words.
     async fn rules(&self) -> Result<BTreeMap<String, u64>, String>;
+
+    /// Puts the policy in force that the attempts are about, in place of the less strict one that the sandbox began with,
+    /// for live connections too. Called once, early in the run; where there is no other policy it has nothing to do.
+    ///
+    /// # Errors
+    /// In words.
+    async fn tighten(&self) -> Result<(), String>;
 
     /// What the proxy has logged of it since it was made. Called when all attempts are over; connections that have ended
     /// by then must be in it.
@@ -84,7 +92,7 @@ pub struct Run<'a> {
     pub others: Vec<(From, Arc<OwnedFd>, String)>,
     /// How much time there is.
     pub patience: Patience,
-    /// Which attempts: all for which this is true, and those that must work.
+    /// Which attempts: all for which this is true. None: all.
     pub only: Option<&'a (dyn Fn(&Attempt) -> bool + Sync)>,
 }
 
@@ -100,9 +108,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let mut attempts = attempts(self.mode, self.world);
         if let Some(only) = self.only {
-            attempts.retain(|attempt| {
-                attempt.phase == Phase::Before || attempt.phase == Phase::After || only(attempt)
-            });
+            attempts.retain(|attempt| only(attempt));
         }
         let nonces: Vec<Nonce> = attempts.iter().map(|attempt| attempt.nonce).collect();
         if let Some(records) = self.records {
@@ -111,7 +117,7 @@ impl Run<'_> {
         let capture = Capture::begin(&self.places, &wanted(&attempts))?;
         tokio::task::block_in_place(|| capture.prove())?;
         let before = sandbox.rules().await.map_err(RunError::Sandbox)?;
-        let mut lines = HashMap::new();
+        let mut lines = self.early(&attempts, attacker, sandbox).await?;
         for phase in [Phase::Before, Phase::Main, Phase::Flood, Phase::After] {
             lines.extend(self.phase(phase, &attempts, attacker).await?);
             tokio::task::block_in_place(|| self.others(phase, &attempts))?;
@@ -150,22 +156,85 @@ impl Run<'_> {
         attempts: &[Attempt],
         attacker: &dyn Attacker,
     ) -> Result<HashMap<String, attacker::Line>, RunError> {
+        let Some((script, _)) = self.script(phase, attempts)? else {
+            return Ok(HashMap::new());
+        };
+        let output = self
+            .listen(&script, attacker, |_| None::<std::future::Ready<_>>)
+            .await?;
+        Ok(attacker::lines(&output))
+    }
+
+    /// The attempts whose connections the tightened policy has to end.
+    async fn early(
+        &self,
+        attempts: &[Attempt],
+        attacker: &dyn Attacker,
+        sandbox: &dyn Sandbox,
+    ) -> Result<HashMap<String, attacker::Line>, RunError> {
+        let mut lines = HashMap::new();
+        let mut tightened = false;
+        if let Some((script, count)) = self.script(Phase::Early, attempts)? {
+            let output = self
+                .listen(&script, attacker, |output| {
+                    let now = !tightened && attacker::ready(output) >= count;
+                    tightened |= now;
+                    now.then(|| sandbox.tighten())
+                })
+                .await?;
+            lines = attacker::lines(&output);
+        }
+        if !tightened {
+            sandbox.tighten().await.map_err(RunError::Sandbox)?;
+        }
+        Ok(lines)
+    }
+
+    /// What the guest is to do in a phase, and how many attempts that is.
+    fn script(&self, phase: Phase, attempts: &[Attempt]) -> Result<Option<(Vec<u8>, usize)>, RunError> {
         let todo: Vec<&Attempt> = attempts
             .iter()
             .filter(|attempt| attempt.phase == phase && attempt.from == From::Guest)
             .filter(|attempt| attempt.act != Act::Nothing)
             .collect();
         if todo.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(None);
         }
-        let script = attacker::script(&todo, phase, self.patience)?;
+        Ok(Some((attacker::script(&todo, phase, self.patience)?, todo.len())))
+    }
+
+    /// Runs a script, and returns what it said. `react` sees that grow, and may have something done meanwhile.
+    async fn listen<F: Future<Output = Result<(), String>>>(
+        &self,
+        script: &[u8],
+        attacker: &dyn Attacker,
+        mut react: impl FnMut(&[u8]) -> Option<F>,
+    ) -> Result<Vec<u8>, RunError> {
         let limit = self.patience.deadline + START;
+        let (sender, mut said) = mpsc::channel(64);
+        let collect = async {
+            let mut output = Vec::new();
+            while let Some(piece) = said.recv().await {
+                output.extend(piece);
+                if output.len() > attacker::OUTPUT {
+                    break;
+                }
+                if let Some(reaction) = react(&output) {
+                    reaction.await.map_err(RunError::Sandbox)?;
+                }
+            }
+            // Nobody takes more: that ends the program.
+            drop(said);
+            Ok::<_, RunError>(output)
+        };
+        let both = async { tokio::join!(attacker.run(script, limit, sender), collect) };
         // The attacker keeps to the limit by itself; should it not, nothing waits for ever.
         let most = Duration::from_secs(u64::from(limit) + 30);
-        match tokio::time::timeout(most, attacker.run(&script, limit)).await {
-            Ok(output) => Ok(attacker::lines(&output?)),
-            Err(_) => Err(AttackerError("it did not end".to_owned()).into()),
-        }
+        let (ran, output) = tokio::time::timeout(most, both)
+            .await
+            .map_err(|_| AttackerError("it did not end".to_owned()))?;
+        ran?;
+        output
     }
 }
 

@@ -90,6 +90,17 @@ impl Uplink {
     }
 }
 
+/// What a policy allows until it is tightened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Early {
+    /// A site.
+    pub site: Site,
+    /// An address.
+    pub address: Ipv4Addr,
+    /// The port of that address that a policy of mode `allow` lists.
+    pub port: u16,
+}
+
 /// What there is to aim at. What is not there is not tried.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -117,6 +128,10 @@ pub struct World {
     pub denied_address: Option<Ipv4Addr>,
     /// An address and port that it permits.
     pub permitted: Option<(Ipv4Addr, u16)>,
+    /// A private address that the namespace lets through to the proxy, whatever the proxy says of it.
+    pub permitted_private: Option<Ipv4Addr>,
+    /// What is allowed at first, and no more once the policy has been tightened.
+    pub early: Option<Early>,
     /// Below this name, an attacker's server would read what is asked for.
     pub attacker: String,
     /// Public resolvers.
@@ -167,6 +182,12 @@ impl World {
             denied: Some(zone::DENIED.into()),
             denied_address: Some(zone::DENIED_IP),
             permitted: Some((zone::PERMITTED_IP, zone::PERMITTED_PORT)),
+            permitted_private: None,
+            early: Some(Early {
+                site: zone::EARLY.into(),
+                address: zone::EARLY_IP,
+                port: zone::PERMITTED_PORT,
+            }),
             attacker: zone::ATTACKER.to_owned(),
             resolvers: RESOLVERS.to_vec(),
             host_resolvers: vec![lab::ROUTER_IP.into()],
@@ -175,7 +196,12 @@ impl World {
                 .map(Ipv4Addr::from)
                 .to_vec(),
             metadata: METADATA.to_vec(),
-            host: vec![lab::HOST_IP.into(), lab::INNER_IP.into(), lab::HOST_IP6.into()],
+            host: vec![
+                lab::HOST_IP.into(),
+                lab::HOST_PUBLIC_IP.into(),
+                lab::INNER_IP.into(),
+                lab::HOST_IP6.into(),
+            ],
             host_ports: lab::HOST_PORTS.to_vec(),
             neighbours: vec![lab::NEIGHBOUR_IP, lab::ROUTER_IP],
             sandboxes: vec![Ipv4Addr::new(198, 18, 1, 77)],
@@ -189,26 +215,36 @@ impl World {
     #[must_use]
     pub fn lab_policy(open: bool) -> String {
         if open {
+            let (denied, early) = (zone::DENIED.0, zone::EARLY.0);
+            let addresses = (zone::DENIED_IP, zone::EARLY_IP);
             return format!(
-                "internet = true\ndeny = [\"{}\", \"{}\"]\n",
-                zone::DENIED.0,
-                zone::DENIED_IP
+                "internet = true\ndeny = [\"{denied}\", \"{early}\", \"{}\", \"{}\"]\n",
+                addresses.0, addresses.1
             );
         }
-        format!(
-            "allow = [\"{}\", \"{}\", \"*.{}\", \"*.rebind.example\", \"{}:{}\", \"{}:{}\", \"{}\"]\n\
-             deny = [\"denied.{}\", \"{}\"]\n",
-            zone::LISTED.0,
-            zone::SECOND.0,
-            zone::WILD.0,
-            zone::BARE.0,
-            zone::BARE_PORT,
-            zone::PERMITTED_IP,
-            zone::PERMITTED_PORT,
-            zone::PERMITTED_PRIVATE,
-            zone::WILD.0,
-            zone::DENIED_IP,
-        )
+        lab_list(&[])
+    }
+
+    /// The policy that is in force before that one: less strict.
+    #[must_use]
+    pub fn lab_policy_at_first(open: bool) -> String {
+        if open {
+            return format!("internet = true\ndeny = [\"{}\"]\n", zone::DENIED_IP);
+        }
+        let address = format!("{}:{}", zone::EARLY_IP, zone::PERMITTED_PORT);
+        lab_list(&[zone::EARLY.0, &address])
+    }
+
+    /// A listed site for one attempt alone, if there are such.
+    #[must_use]
+    pub fn own_site(&self, number: u8) -> Option<Site> {
+        self.lab.then(|| {
+            let (name, address) = zone::numbered(number);
+            Site {
+                name,
+                addresses: vec![address],
+            }
+        })
     }
 
     /// The rule that drops what goes to this address because of its kind, if one does.
@@ -220,6 +256,26 @@ impl World {
             .find(|(_, nets)| nets.iter().any(|net| net.contains(&address)));
         kind.map(|(name, _)| format!("special-{name}"))
     }
+}
+
+/// A policy of mode `allow` for the lab, with a few more entries.
+fn lab_list(more: &[&str]) -> String {
+    let wild = zone::WILD.0;
+    let mut allow = vec![
+        zone::LISTED.0.to_owned(),
+        zone::SECOND.0.to_owned(),
+        format!("*.{wild}"),
+        "*.rebind.example".to_owned(),
+        format!("{}:{}", zone::BARE.0, zone::BARE_PORT),
+        format!("{}:{}", zone::PERMITTED_IP, zone::PERMITTED_PORT),
+        zone::PERMITTED_PRIVATE.to_string(),
+    ];
+    allow.extend(more.iter().map(|entry| (*entry).to_owned()));
+    format!(
+        "allow = [\"{}\"]\ndeny = [\"denied.{wild}\", \"{}\"]\n",
+        allow.join("\", \""),
+        zone::DENIED_IP
+    )
 }
 
 /// The kinds of special-purpose addresses, as a namespace has rules for them.

@@ -59,10 +59,10 @@ pub enum Act {
         count: u32,
         /// For how many seconds at most.
         seconds: u32,
-        /// How many in a second at most.
+        /// How many in a second at most: no more than what lies between guest and sandbox carries.
         rate: u32,
-        /// Whether they are to stay half-open.
-        hold: bool,
+        /// How many of them to end when all are sent.
+        end: u32,
     },
     /// Connect, send, and read what comes.
     Tcp {
@@ -111,6 +111,21 @@ pub enum Act {
         request: Bytes,
         /// For how many seconds to try again if it does not work.
         again: u32,
+    },
+    /// Connect, and try to go on once the policy has been tightened.
+    Live {
+        /// An address, or `@NAME`.
+        to: String,
+        /// Which port.
+        port: u16,
+        /// What to send at first, each by itself.
+        first: Vec<Bytes>,
+        /// What to send then.
+        then: Bytes,
+        /// A name that our DNS answers for until then.
+        until: String,
+        /// How many seconds to wait for it.
+        seconds: u32,
     },
     /// Connect by vsock.
     Vsock {

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use omnirun_egress_policy::Reason;
 use omnirun_guest_net::{GATEWAY_IP, GUEST_IP};
 
-use super::{Act, Table, link::send, packet};
+use super::{Act, Expect, Table, link::send, packet};
 use crate::{capture::Protocol, nonce::Nonce};
 
 pub(super) fn fill(table: &mut Table<'_>) {
@@ -34,6 +35,19 @@ pub(super) fn fill(table: &mut Table<'_>) {
                 |nonce| icmp(to, nonce, [13, 17, 5]),
             )
             .meets("icmp-other");
+        table
+            .add(
+                "time-exceeded",
+                &[18],
+                "a datagram that has no hops left: the sandbox's own network says so",
+                |nonce| {
+                    let datagram = packet::udp((GUEST_IP, 5011), (to, 8092), &nonce.raw());
+                    let packet = packet::ipv4(GUEST_IP, to, 17, &datagram, |header| header.time_to_live = 1);
+                    send(nonce, [packet::to_gateway(&packet)])
+                },
+            )
+            .passes(&["refusal-icmp"]);
+        permitted_private(table);
     } else {
         super::unlisted::fill(table);
     }
@@ -281,4 +295,30 @@ fn protocols(table: &mut Table<'_>) {
             })
             .meets("other-protocol");
     }
+}
+
+/// A private address that the namespace lets through to the proxy: by TCP, and to nobody else.
+fn permitted_private(table: &mut Table<'_>) {
+    let Some(to) = table.world.permitted_private else {
+        table.stands("redirect-permitted", "the rules for special addresses");
+        table.stands("forward-special", "the rules for special addresses");
+        return;
+    };
+    let what = format!("a datagram to {to}, which only the proxy may reach");
+    table
+        .add("permitted-private-udp", &[12], what, |nonce| Act::Udp {
+            to: to.into(),
+            port: 8093,
+            send: vec![nonce.raw().to_vec().into()],
+        })
+        .meets("forward-special");
+    let what = format!("connect to {to}, which only the proxy may reach, if its policy says so");
+    table
+        .add("permitted-private-tcp", &[12], what, |nonce| {
+            Act::tcp(to, 8094, nonce.hex())
+        })
+        .expect(Expect::Local)
+        .passes(&["redirect-permitted"])
+        .logged(&[Reason::SpecialAddress, Reason::NotListed])
+        .alone_at(Protocol::Tcp, (to, 8094).into());
 }

@@ -25,7 +25,7 @@ fn page(name: &str, again: u32, nonce: Nonce) -> Act {
     }
 }
 
-/// Seconds until a flood is forgotten.
+/// Seconds until a flood is forgotten: connections that nobody ended are for a minute.
 const FORGOTTEN: u32 = 75;
 
 pub(super) fn fill(table: &mut Table<'_>) {

@@ -60,7 +60,6 @@ pub(super) fn fill(table: &mut Table<'_>) {
         )
         .expect(Expect::Local)
         .phase(Phase::Flood);
-    // Last, since what it leaves is in the way of everything else for a while.
     table
         .add(
             "connection-flood",
@@ -69,10 +68,10 @@ pub(super) fn fill(table: &mut Table<'_>) {
             |_| Act::Flood {
                 to: GATEWAY_IP,
                 port: PROXY_PORT,
-                count: 12_000,
+                count: 9_000,
                 seconds: 20,
-                rate: 50_000,
-                hold: true,
+                rate: 15_000,
+                end: 5_000,
             },
         )
         .passes(&["connection-rate", "connection-cap"])

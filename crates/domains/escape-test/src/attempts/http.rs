@@ -1,339 +1,222 @@
-//! HTTP: hosts, requests within requests, and the proxy that is asked by name.
+//! Plain HTTP: hosts, and requests within requests.
 
 use omnirun_egress_policy::Reason;
-use omnirun_guest_net::{GATEWAY_IP, PROXY_PORT};
 
 use super::{
     Act, Expect, Table,
-    control::request,
     hello::Hello,
-    web::{NAMELESS, evil, pieces_to},
+    web::{NAMELESS, evil, in_pieces},
 };
 use crate::nonce::Nonce;
 
+/// The port of HTTP.
+const HTTP: u16 = 80;
+
 pub(super) fn fill(table: &mut Table<'_>) {
-    http(table);
+    hosts(table);
+    protocols(table);
     smuggling(table);
-    explicit(table);
 }
 
-/// Hosts of plain HTTP.
-fn http(table: &mut Table<'_>) {
-    let listed = table.world.listed.clone();
-    let to = format!("@{}", listed.name);
-    let attacker = table.world.attacker.clone();
-    let (l, a) = (listed.name.as_str(), attacker.as_str());
-    type Case<'a> = (&'a str, &'static [u8], &'a str, String, &'a [Reason]);
-    let heads: [Case<'_>; 9] = [
-        (
-            "host-unlisted",
-            &[1, 2],
-            "another host than the one it is sent to",
-            format!("GET /@N HTTP/1.1\r\nHost: {a}\r\n\r\n"),
-            &[Reason::NotListed],
-        ),
-        (
-            "host-missing",
-            &[3],
-            "no host",
-            "GET /@N HTTP/1.1\r\nUser-Agent: x\r\n\r\n".to_owned(),
-            &NAMELESS,
-        ),
-        (
-            "host-twice",
-            &[13, 14],
-            "two hosts",
-            format!("GET /@N HTTP/1.1\r\nHost: {l}\r\nHost: {a}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "host-and-uri",
-            &[14],
-            "one host in the address and another in the head",
-            format!("GET http://{a}/@N HTTP/1.1\r\nHost: {l}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "uri-and-host",
-            &[14],
-            "the same the other way round",
-            format!("GET http://{l}/@N HTTP/1.1\r\nHost: {a}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "host-nul",
-            &[13],
-            "a NUL byte in the host",
-            format!("GET /@N HTTP/1.1\r\nHost: {l}\0.{a}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "host-folded",
-            &[13, 14],
-            "a host on two lines",
-            format!("GET /@N HTTP/1.1\r\nHost: {l}\r\n {a}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "host-user",
-            &[13, 14],
-            "a listed host as the user of another",
-            format!("GET http://{l}@{a}/@N HTTP/1.1\r\nHost: {l}@{a}\r\n\r\n"),
-            &NAMELESS,
-        ),
-        (
-            "http2",
-            &[14],
-            "HTTP/2 without TLS",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n@N".to_owned(),
-            &NAMELESS,
-        ),
-    ];
-    for (id, bypass, what, head, reasons) in heads {
-        table
-            .add(
-                format!("http-{id}"),
-                bypass,
-                format!("a request with {what}"),
-                |nonce| Act::tcp(&to, 80, head.replace("@N", &nonce.hex())),
-            )
-            .expect(Expect::Local)
-            .logged(reasons);
-    }
-    table
-        .add("http-upgrade", &[14], "an upgrade to HTTP/2 without TLS: it stays with the listed host", |nonce| {
-            let head = format!(
-                "GET /{} HTTP/1.1\r\nHost: {l}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
-                nonce.hex()
-            );
-            Act::tcp(&to, 80, head)
-        })
-        .expect(Expect::Led(listed.all()));
+/// Who is asked for.
+fn hosts(table: &mut Table<'_>) {
+    let world = table.world;
+    let (l, a) = (&world.listed.name, &world.attacker);
+    let to = format!("@{l}");
     table
         .add(
-            "tls-on-80",
-            &[13],
-            "a hello for an attacker's name, to port 80",
-            |nonce| Act::tcp(&to, 80, Hello::new(nonce).name(a).record()),
+            "http-host-unlisted",
+            &[1, 2],
+            "a request for another host than the one it is sent to",
+            |nonce| {
+                Act::tcp(
+                    &to,
+                    HTTP,
+                    format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", evil(a, nonce)),
+                )
+            },
         )
         .expect(Expect::Local)
-        .logged(&NAMELESS);
+        .logged(&[Reason::NotListed]);
+    // @ stands for the nonce.
+    let heads: [(&str, &'static [u8], &str, String); 7] = [
+        (
+            "missing",
+            &[3],
+            "no host",
+            "GET /@ HTTP/1.1\r\nUser-Agent: x\r\n\r\n".to_owned(),
+        ),
+        (
+            "twice",
+            &[13, 14],
+            "two hosts",
+            format!("GET /@ HTTP/1.1\r\nHost: {l}\r\nHost: {a}\r\n\r\n"),
+        ),
+        (
+            "and-uri",
+            &[14],
+            "one host in the address and another in the head",
+            format!("GET http://{a}/@ HTTP/1.1\r\nHost: {l}\r\n\r\n"),
+        ),
+        (
+            "or-uri",
+            &[14],
+            "a listed host in the address and another in the head",
+            format!("GET http://{l}/@ HTTP/1.1\r\nHost: {a}\r\n\r\n"),
+        ),
+        (
+            "nul",
+            &[13],
+            "a NUL byte in the host",
+            format!("GET /@ HTTP/1.1\r\nHost: {l}\0.{a}\r\n\r\n"),
+        ),
+        (
+            "folded",
+            &[13, 14],
+            "a host on two lines",
+            format!("GET /@ HTTP/1.1\r\nHost: {l}\r\n {a}\r\n\r\n"),
+        ),
+        (
+            "address",
+            &[3],
+            "an address for a host",
+            format!("GET /@ HTTP/1.1\r\nHost: {}\r\n\r\n", world.unlisted.address()),
+        ),
+    ];
+    for (id, bypass, what, head) in heads {
+        table.proxied(
+            format!("http-host-{id}"),
+            bypass,
+            format!("a request with {what}"),
+            HTTP,
+            &NAMELESS,
+            |nonce, to| Act::tcp(to, HTTP, head.replace('@', &nonce.hex())),
+        );
+    }
+    table.proxied(
+        "http-host-user",
+        &[13, 14],
+        "a request with a listed host as the user of another",
+        HTTP,
+        &NAMELESS,
+        |nonce, to| {
+            let path = nonce.hex();
+            Act::tcp(
+                to,
+                HTTP,
+                format!("GET http://{l}@{a}/{path} HTTP/1.1\r\nHost: {l}@{a}\r\n\r\n"),
+            )
+        },
+    );
+}
+
+/// What else is spoken on the port.
+fn protocols(table: &mut Table<'_>) {
+    let world = table.world;
+    let name = &world.listed.name;
+    table.proxied(
+        "http2-plain",
+        &[14],
+        "HTTP/2 without TLS",
+        HTTP,
+        &NAMELESS,
+        |nonce, to| {
+            Act::tcp(
+                to,
+                HTTP,
+                format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{}", nonce.hex()),
+            )
+        },
+    );
+    table
+        .add(
+            "http2-upgrade",
+            &[14],
+            "an upgrade to HTTP/2 without TLS: it stays with the listed host",
+            |nonce| {
+                let head = format!(
+                    "GET /{} HTTP/1.1\r\nHost: {name}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                     HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+                    nonce.hex()
+                );
+                Act::tcp(format!("@{name}"), HTTP, head)
+            },
+        )
+        .expect(Expect::Led(world.listed.all()));
+    table.proxied(
+        "tls-on-80",
+        &[13],
+        "a hello for an attacker's name, to port 80",
+        HTTP,
+        &NAMELESS,
+        |nonce, to| Act::tcp(to, HTTP, Hello::new(nonce).name(&world.attacker).record()),
+    );
 }
 
 /// A request within a request.
 fn smuggling(table: &mut Table<'_>) {
-    let listed = table.world.listed.clone();
-    let to = format!("@{}", listed.name);
-    let (l, a) = (listed.name.clone(), table.world.attacker.clone());
-    let hidden = |nonce: Nonce| format!("GET /{} HTTP/1.1\r\nHost: {a}\r\n\r\n", nonce.hex());
+    let world = table.world;
+    let (l, a) = (&world.listed.name, &world.attacker);
+    let to = format!("@{l}");
+    let hidden = |nonce: Nonce| {
+        format!(
+            "GET /{} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            nonce.hex(),
+            evil(a, nonce)
+        )
+        .into_bytes()
+    };
+    let first = format!("GET / HTTP/1.1\r\nHost: {l}\r\n\r\n").into_bytes();
     table
         .add(
             "http-second-request",
             &[14],
             "a request for a listed host, and one for another on the same connection",
-            |nonce| {
-                let first = format!("GET / HTTP/1.1\r\nHost: {l}\r\n\r\n").into_bytes();
-                pieces_to(&to, 80, vec![first, hidden(nonce).into_bytes()], 500)
-            },
+            |nonce| in_pieces(&to, HTTP, [&first[..], &hidden(nonce)], 500),
         )
         .expect(Expect::Led(Vec::new()))
         .logged(&[Reason::NotListed]);
     table
         .add("http-pipelined", &[14], "the same at once", |nonce| {
-            Act::tcp(
-                &to,
-                80,
-                format!("GET / HTTP/1.1\r\nHost: {l}\r\n\r\n{}", hidden(nonce)),
-            )
+            Act::tcp(&to, HTTP, [&first[..], &hidden(nonce)].concat())
         })
         .expect(Expect::Led(Vec::new()))
         .logged(&[Reason::NotListed]);
-    let ambiguous: [(&str, &str, &str); 4] = [
+    let refused: &[Reason] = &[Reason::Malformed, Reason::NotListed];
+    let ambiguous: [(&str, &str, &str, &[Reason]); 4] = [
         (
             "cl-te",
-            "a length and a transfer encoding",
+            "a length and a transfer encoding, of which the latter counts (RFC 9112, 6.3)",
             "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n",
+            &[],
         ),
         (
             "cl-cl",
             "two lengths",
             "Content-Length: 0\r\nContent-Length: 90\r\n",
+            refused,
         ),
         (
             "te-odd",
             "an encoding that is spelt oddly",
             "Transfer-Encoding: xchunked\r\nTransfer-Encoding : chunked\r\n",
-        ),
-        ("cl-sign", "a length with a sign", "Content-Length: +0\r\n"),
-    ];
-    for (id, what, head) in ambiguous {
-        table
-            .add(
-                format!("http-{id}"),
-                &[14],
-                format!("a request hidden behind one with {what}"),
-                |nonce| {
-                    Act::tcp(
-                        &to,
-                        80,
-                        format!(
-                            "POST / HTTP/1.1\r\nHost: {l}\r\n{head}\r\n0\r\n\r\n{}",
-                            hidden(nonce)
-                        ),
-                    )
-                },
-            )
-            .expect(Expect::Led(Vec::new()))
-            .logged(&[Reason::Malformed, Reason::NotListed]);
-    }
-}
-
-/// The HTTP proxy, which is asked by name.
-fn explicit(table: &mut Table<'_>) {
-    let view = Table {
-        mode: table.mode,
-        world: table.world,
-        list: Vec::new(),
-    };
-    let listed = table.world.listed.name.clone();
-    let address = table.world.unlisted.address();
-    let private = table.world.private.first().copied();
-    let host = table.world.host.first().copied();
-    let mut asks: Vec<(&str, &'static [u8], String, Vec<Reason>)> = vec![
-        (
-            "unlisted",
-            &[14],
-            format!("X.{}:443", table.world.attacker),
-            vec![Reason::NotListed],
-        ),
-        ("address", &[3, 14], format!("{address}:4431"), NAMELESS.to_vec()),
-        ("port", &[14], format!("{listed}:22"), vec![Reason::PortNotListed]),
-        (
-            "loopback",
-            &[11],
-            "127.0.0.1:22".to_owned(),
-            vec![Reason::SpecialAddress, Reason::NotListed, Reason::NoName],
+            refused,
         ),
         (
-            "localhost",
-            &[11],
-            "localhost:22".to_owned(),
-            vec![Reason::NotListed, Reason::SpecialAddress],
-        ),
-        (
-            "metadata",
-            &[10],
-            "169.254.169.254:80".to_owned(),
-            vec![Reason::SpecialAddress, Reason::NotListed, Reason::NoName],
-        ),
-        (
-            "ipv6",
-            &[9, 10],
-            "[fd00:ec2::254]:80".to_owned(),
-            vec![
-                Reason::SpecialAddress,
-                Reason::NotListed,
-                Reason::NoName,
-                Reason::Malformed,
-            ],
-        ),
-        (
-            "mapped",
-            &[9, 10],
-            "[::ffff:169.254.169.254]:80".to_owned(),
-            vec![
-                Reason::SpecialAddress,
-                Reason::NotListed,
-                Reason::NoName,
-                Reason::Malformed,
-            ],
-        ),
-        (
-            "number",
-            &[9, 13],
-            "2130706433:22".to_owned(),
-            vec![
-                Reason::NotListed,
-                Reason::NoName,
-                Reason::Malformed,
-                Reason::SpecialAddress,
-            ],
+            "cl-sign",
+            "a length with a sign",
+            "Content-Length: +0\r\n",
+            refused,
         ),
     ];
-    let special = vec![Reason::SpecialAddress, Reason::NotListed, Reason::NoName];
-    asks.extend(private.map(|address| ("private", &[12][..], format!("{address}:445"), special.clone())));
-    asks.extend(host.map(|address| {
-        (
-            "host",
-            &[11][..],
-            format!("{address}:{}", view.world.host_ports.first().unwrap_or(&22)),
-            special,
-        )
-    }));
-    for (id, bypass, target, reasons) in asks {
+    for (id, what, head, reasons) in ambiguous {
+        let id = format!("http-{id}");
+        let what = format!("a request hidden behind one with {what}");
         table
-            .add(
-                format!("connect-{id}"),
-                bypass,
-                format!("ask the HTTP proxy to connect to {target}"),
-                |nonce| {
-                    let target = target.replace('X', &format!("x{}", nonce.hex()));
-                    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-                    pieces_to(
-                        &GATEWAY_IP.to_string(),
-                        PROXY_PORT,
-                        vec![head.into_bytes(), nonce.hex().into_bytes()],
-                        200,
-                    )
-                },
-            )
-            .expect(Expect::Local)
-            .named(target.rsplit_once(':').map_or("", |(name, _)| name))
-            .logged(&reasons);
+            .proxied(id, &[14], what, HTTP, reasons, |nonce, to| {
+                let outer = format!("POST / HTTP/1.1\r\nHost: {l}\r\n{head}\r\n0\r\n\r\n");
+                Act::tcp(to, HTTP, [outer.as_bytes(), &hidden(nonce)].concat())
+            })
+            .expect(Expect::Led(Vec::new()));
     }
-    table
-        .add(
-            "connect-other-sni",
-            &[1, 14],
-            format!("ask it to connect to {listed}, and there say a hello for an attacker's name"),
-            |nonce| {
-                let head =
-                    format!("CONNECT {listed}:443 HTTP/1.1\r\nHost: {listed}:443\r\n\r\n").into_bytes();
-                let hello = Hello::new(nonce).name(&evil(&view, nonce)).record();
-                pieces_to(&GATEWAY_IP.to_string(), PROXY_PORT, vec![head, hello], 500)
-            },
-        )
-        .expect(Expect::Local)
-        .logged(&[Reason::NotListed, Reason::Malformed]);
-    table
-        .add(
-            "proxy-unlisted",
-            &[14],
-            "ask it for a page of an attacker's",
-            |nonce| {
-                let host = evil(&view, nonce);
-                Act::tcp(
-                    GATEWAY_IP,
-                    PROXY_PORT,
-                    format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-                )
-            },
-        )
-        .expect(Expect::Local)
-        .logged(&[Reason::NotListed]);
-    table
-        .add(
-            "proxy-relative",
-            &[14],
-            "ask it for a page of nobody's",
-            |nonce| {
-                Act::tcp(
-                    GATEWAY_IP,
-                    PROXY_PORT,
-                    request(&listed, nonce).replace("Host: ", "X-Host: "),
-                )
-            },
-        )
-        .expect(Expect::Local)
-        .logged(&NAMELESS);
 }

@@ -11,12 +11,13 @@
 //!   packet      frames and packets, byte by byte
 //!   hello       TLS's first message, and DNS queries
 //!   control     what must work, lest a dead network look safe
+//!   early       what a tightened policy must end
 //!   structure   what is not there at all: no card, no vsock
 //!   link        what a frame is made of, and who it claims to be from
 //!   address     where it goes
 //!   names       DNS
 //!   unlisted    what mode allow does not list
-//!   web         names on their way through the proxy: tls, http
+//!   web         names on their way through the proxy: tls, http, explicit
 //!   flood       how much
 //!   outside     from where no guest is: the sandbox's namespace itself, and the world
 //! ```
@@ -24,6 +25,8 @@
 mod act;
 mod address;
 mod control;
+mod early;
+mod explicit;
 mod flood;
 pub mod hello;
 mod http;
@@ -86,7 +89,9 @@ pub enum Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// First, for others need what it makes.
+    /// First, under a policy that is tightened meanwhile.
+    Early,
+    /// Then, for others need what it makes.
     Before,
     /// All together.
     Main,
@@ -119,6 +124,12 @@ pub struct Attempt {
     pub reasons: Vec<Reason>,
     /// Names that belong to it alone, beside those that have its nonce in them.
     pub names: Vec<String>,
+    /// Destinations by which the proxy's log tells it from others, beside those that belong to it alone.
+    pub asked_for: Vec<SocketAddr>,
+    /// A port that it alone asks the HTTP proxy for.
+    pub asked: Option<u16>,
+    /// Whether the proxy's log cannot tell it from others: one line with one of its reasons will do.
+    pub anonymous: bool,
     /// Whether a guest whose own kernel does not send it has nothing to show.
     pub may_be_unsent: bool,
     /// Destinations that belong to it alone.
@@ -165,6 +176,12 @@ impl Attempt {
         self
     }
 
+    /// The proxy's log tells it by this destination.
+    fn asked_for(&mut self, to: SocketAddr) -> &mut Self {
+        self.asked_for.push(to);
+        self
+    }
+
     /// Not every guest can do this.
     fn may_be_unsent(&mut self) -> &mut Self {
         self.may_be_unsent = true;
@@ -187,6 +204,8 @@ struct Table<'a> {
     mode: Mode,
     world: &'a World,
     list: Vec<Attempt>,
+    /// How many sites are somebody's own.
+    sites: u8,
 }
 
 impl Table<'_> {
@@ -211,11 +230,39 @@ impl Table<'_> {
             meets: Vec::new(),
             reasons: Vec::new(),
             names: Vec::new(),
+            asked_for: Vec::new(),
+            asked: None,
+            anonymous: false,
             may_be_unsent: false,
             tuples: Vec::new(),
             phase: Phase::Main,
         });
         &mut self.list[at]
+    }
+
+    /// Adds one that the proxy is to end: a connection to `port` of a listed site. In a lab that site is its own, so that
+    /// the proxy's log can be told from others'; the act is given what to connect to.
+    fn proxied(
+        &mut self,
+        id: impl Into<String>,
+        bypass: &'static [u8],
+        what: impl Into<String>,
+        port: u16,
+        reasons: &[Reason],
+        act: impl FnOnce(Nonce, &str) -> Act,
+    ) -> &mut Attempt {
+        self.sites += 1;
+        let own = self.world.own_site(self.sites);
+        let to = format!("@{}", own.as_ref().unwrap_or(&self.world.listed).name);
+        let attempt = self.add(id, bypass, what, |nonce| act(nonce, &to));
+        attempt.expect(Expect::Local).logged(reasons);
+        match own {
+            Some(own) => {
+                attempt.alone_at(Protocol::Tcp, (own.address(), port).into());
+            }
+            None => attempt.anonymous = true,
+        }
+        attempt
     }
 
     /// Adds a rule that no packet comes to as long as others hold.
@@ -237,9 +284,11 @@ pub fn attempts(mode: Mode, world: &World) -> Vec<Attempt> {
         mode,
         world,
         list: Vec::new(),
+        sites: 0,
     };
     structure::fill(&mut table);
     if mode != Mode::None {
+        early::fill(&mut table);
         control::fill(&mut table);
         link::fill(&mut table);
         address::fill(&mut table);

@@ -6,7 +6,7 @@ use omnirun_egress_policy::Reason;
 use omnirun_guest_net::GATEWAY_IP;
 
 use super::{
-    Act, Expect, Table,
+    Act, Expect, Phase, Table,
     hello::{kind, query, query_labels},
 };
 use crate::nonce::Nonce;
@@ -206,7 +206,8 @@ fn tunnels(table: &mut Table<'_>) {
                     .collect(),
             },
         )
-        .expect(expect);
+        .expect(expect)
+        .phase(Phase::Flood);
     if let Some(wild) = table.world.wild.clone().filter(|_| !table.open()) {
         table
             .add(

@@ -7,11 +7,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    From, Table,
+    Act, Expect, From, Table,
     link::send,
     packet::{self, IPV4, IPV6, Mac},
 };
-use crate::{lab, nonce::Nonce, world::Uplink};
+use crate::{
+    lab::{self, zone},
+    nonce::Nonce,
+    world::Uplink,
+};
 
 /// A hardware address of nobody's: whose a frame is, the host does not ask.
 const SENDER: Mac = [0x02, 0x4f, 0x52, 0x00, 0x01, 0x09];
@@ -27,6 +31,9 @@ pub(super) fn fill(table: &mut Table<'_>) {
     outwards(table, uplink);
     if table.world.lab {
         inwards(table, uplink);
+    }
+    if table.world.lab {
+        answers(table);
     }
     table.stands("host-input", "host-address");
     table.stands("host-neighbours", "host-special");
@@ -142,4 +149,44 @@ fn inwards(table: &mut Table<'_>, uplink: Uplink) {
         )
         .meets("host-not-a-router")
         .by(From::Internet);
+}
+
+/// What routers and closed ports say: of it, what helps, and nothing by a router that has no business to be known.
+fn answers(table: &mut Table<'_>) {
+    let router = IpAddr::from(lab::ROUTER_IP);
+    let send = |to: Ipv4Addr, size: usize| {
+        move |nonce: Nonce| Act::Udp {
+            to: to.into(),
+            port: 8091,
+            send: vec![[&nonce.raw()[..], &vec![0; size]].concat().into()],
+        }
+    };
+    for (id, what, to, size, rule) in [
+        (
+            "closed-port",
+            "a datagram to where nobody listens: the guest is told",
+            zone::CLOSED_IP,
+            0,
+            "inward-unreachable",
+        ),
+        (
+            "narrow-way",
+            "a datagram that is too long for the way: the guest is told",
+            zone::NARROW_IP,
+            1400,
+            "inward-too-big",
+        ),
+        (
+            "private-router",
+            "a datagram on whose way a router with a private address speaks up: the guest is not told",
+            zone::UNREACHABLE_IP,
+            0,
+            "inward-special",
+        ),
+    ] {
+        table
+            .add(id, &[12], what, send(to, size))
+            .expect(Expect::Led(vec![to.into(), router]))
+            .passes(&[rule]);
+    }
 }

@@ -9,8 +9,8 @@ use super::{Act, Expect, Table, hello, packet};
 
 /// Ports on which a host's vsock services are usually found.
 const PORTS: [u32; 8] = [22, 53, 80, 1024, 1234, 3128, 5000, 10_000];
-/// The machine itself, the host, and everybody.
-const CIDS: [(u32, &str); 3] = [(1, "itself"), (2, "the host"), (3, "the next guest")];
+/// Whom there may be.
+const CIDS: [(u32, &str); 3] = [(0, "the hypervisor"), (2, "the host"), (3, "another guest")];
 
 pub(super) fn fill(table: &mut Table<'_>) {
     if table.world.machine {
@@ -81,4 +81,8 @@ pub(super) fn fill(table: &mut Table<'_>) {
             )
         })
         .expect(Expect::Blocked);
+    // Without a card, that is how it should be.
+    for attempt in &mut table.list {
+        attempt.may_be_unsent();
+    }
 }

@@ -3,8 +3,13 @@
 use omnirun_egress_policy::Reason;
 use omnirun_guest_net::GATEWAY_IP;
 
-use super::{Act, Expect, Table, act::Bytes, control::request, hello::Hello};
-use crate::nonce::Nonce;
+use super::{
+    Act, Expect, Table,
+    act::Bytes,
+    control::request,
+    hello::{Hello, kind, query},
+};
+use crate::{capture::Protocol, nonce::Nonce};
 
 /// What a proxy says of something that says nothing of use.
 pub(super) const NAMELESS: [Reason; 3] = [Reason::NoName, Reason::Malformed, Reason::NotListed];
@@ -13,80 +18,87 @@ pub(super) fn fill(table: &mut Table<'_>) {
     if !table.open() {
         super::tls::fill(table);
         super::http::fill(table);
+        super::explicit::fill(table);
     } else if table.world.proxies_web {
         denied(table);
     }
 }
 
-/// Sends these to port 443 of the listed site.
-pub(super) fn to_listed(table: &Table<'_>, send: Vec<Vec<u8>>, gap: u32) -> Act {
-    pieces_to(&format!("@{}", table.world.listed.name), 443, send, gap)
-}
-
-pub(super) fn pieces_to(to: &str, port: u16, send: Vec<Vec<u8>>, gap: u32) -> Act {
+/// Connects, and sends these one by one.
+pub(super) fn in_pieces<'a>(
+    to: impl ToString,
+    port: u16,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    gap: u32,
+) -> Act {
     Act::Tcp {
-        to: to.to_owned(),
+        to: to.to_string(),
         port,
-        send: send.into_iter().map(Bytes::from).collect(),
+        send: pieces.into_iter().map(|piece| Bytes(piece.to_vec())).collect(),
         gap,
         again: 0,
     }
 }
 
 /// A name of the attacker's, with the nonce in it.
-pub(super) fn evil(table: &Table<'_>, nonce: Nonce) -> String {
-    format!("x{}.{}", nonce.hex(), table.world.attacker)
+pub(super) fn evil(attacker: &str, nonce: Nonce) -> String {
+    format!("x{}.{attacker}", nonce.hex())
 }
 
 /// What mode `open` still denies.
 fn denied(table: &mut Table<'_>) {
-    let Some(site) = table.world.denied.clone() else {
-        return;
-    };
-    let to = site.address().to_string();
+    let Some(site) = &table.world.denied else { return };
+    let (name, to) = (site.name.as_str(), site.address());
     table
         .add(
             "sni-denied",
             &[1, 3],
-            format!("a hello for {}, which the policy denies", site.name),
-            |nonce| Act::tcp(&to, 443, Hello::new(nonce).name(&site.name).record()),
+            format!("a hello for {name}, which the policy denies"),
+            |nonce| Act::tcp(to, 443, Hello::new(nonce).name(name).record()),
         )
         .expect(Expect::Local)
-        .logged(&[Reason::Denied]);
+        .logged(&[Reason::Denied])
+        .alone_at(Protocol::Tcp, (to, 443).into());
     table
         .add(
             "http-denied",
             &[1, 3],
-            format!("a request for {}, which the policy denies", site.name),
-            |nonce| Act::tcp(&to, 80, request(&site.name, nonce)),
+            format!("a request for {name}, which the policy denies"),
+            |nonce| Act::tcp(to, 80, request(name, nonce)),
         )
         .expect(Expect::Local)
-        .logged(&[Reason::Denied]);
+        .logged(&[Reason::Denied])
+        .alone_at(Protocol::Tcp, (to, 80).into());
     table
-        .add(
-            "dns-denied",
-            &[6],
-            format!("ask our DNS for {}", site.name),
-            |_| Act::dns(GATEWAY_IP, super::hello::query(&site.name, super::hello::kind::A)),
-        )
+        .add("dns-denied", &[6], format!("ask our DNS for {name}"), |_| {
+            Act::dns(GATEWAY_IP, query(name, kind::A))
+        })
         .expect(Expect::Local)
+        .named(name)
         .logged(&[Reason::Denied]);
-    for (id, what, hello) in [
-        (
-            "no-sni",
-            "without a server name",
-            Hello::new as fn(Nonce) -> Hello,
-        ),
-        ("ech", "encrypted", |nonce| Hello::new(nonce).encrypted()),
-    ] {
-        table
-            .add(
-                format!("{id}-denied"),
-                &[3, 4],
-                format!("a hello {what}, where names are denied"),
-                |nonce| Act::tcp(&to, 443, hello(nonce).record()),
-            )
-            .expect(Expect::Local)
-            .logged(&[Reason::NoName, Reason::EncryptedName]);
-    }
+    let hidden = [Reason::NoName, Reason::EncryptedName];
+    table.proxied(
+        "no-sni",
+        &[3],
+        "a hello without a server name, where names are denied",
+        443,
+        &hidden,
+        |nonce, to| Act::tcp(to, 443, Hello::new(nonce).record()),
+    );
+    table.proxied(
+        "ech-nameless",
+        &[4],
+        "an encrypted hello without an outer name, where names are denied",
+        443,
+        &hidden,
+        |nonce, to| Act::tcp(to, 443, Hello::new(nonce).encrypted().record()),
+    );
+    table.proxied(
+        "garbage",
+        &[3, 13],
+        "bytes that are neither TLS nor HTTP, to port 443",
+        443,
+        &NAMELESS,
+        |nonce, to| Act::tcp(to, 443, format!("SSH-2.0-{}\r\n", nonce.hex())),
+    );
 }

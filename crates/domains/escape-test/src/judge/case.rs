@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use omnirun_egress_policy::AuditLine;
+use omnirun_egress_policy::{AuditLine, Protocol as Logged};
 
 use super::{Evidence, Judgement, Verdict};
 use crate::{
@@ -163,7 +163,8 @@ impl Case<'_> {
                     "the guest got an answer from outside".to_owned(),
                 );
             }
-            (_, Saw::Unsent) if !self.attempt.meets.is_empty() && !self.attempt.may_be_unsent => {
+            // Where the proxy was to say why, its log tells.
+            (_, Saw::Unsent) if self.attempt.reasons.is_empty() && !self.attempt.may_be_unsent => {
                 judgement.add(Verdict::Inconclusive, format!("nothing was sent: {text}"));
             }
             _ => {}
@@ -218,9 +219,10 @@ impl Case<'_> {
                         .names
                         .iter()
                         .any(|own| own.eq_ignore_ascii_case(&name))
-            }) || line
-                .to
-                .is_some_and(|to| self.attempt.tuples.iter().any(|(_, own)| *own == to))
+            }) || line.to.is_some_and(|to| {
+                self.attempt.tuples.iter().any(|(_, own)| *own == to) || self.attempt.asked_for.contains(&to)
+            }) || (line.protocol == Logged::Connect && self.attempt.asked == Some(line.port))
+                || self.attempt.anonymous
         };
         let said: Vec<_> = self
             .evidence

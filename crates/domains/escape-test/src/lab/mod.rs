@@ -38,11 +38,13 @@ use std::{
 use omnirun_sys::host::net;
 
 use self::servers::Servers;
-pub use self::servers::{MARK, Record, Records, Via};
+pub use self::servers::{MARK, Record, Records, STREAM, Via};
 use crate::capture::Place;
 
 /// The host's address on its uplink: a private one, as behind most routers.
 pub const HOST_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Another address of the host's on its uplink: a public one, which no list of special addresses has.
+pub const HOST_PUBLIC_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 2);
 /// The router on the uplink, which is also the host's resolver.
 pub const ROUTER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Another machine on the uplink.
@@ -174,6 +176,7 @@ impl Lab {
     pub fn host_addresses(&self) -> Vec<IpAddr> {
         vec![
             HOST_IP.into(),
+            HOST_PUBLIC_IP.into(),
             INNER_IP.into(),
             HOST_IP6.into(),
             Ipv4Addr::LOCALHOST.into(),

@@ -8,7 +8,10 @@ use std::{
 
 use omnirun_sys::host::net;
 
-use super::{HOST_IP, HOST_IP6, HOST_MAC, INNER_IP, LabError, NEIGHBOUR_IP, ROUTER_IP};
+use super::{
+    HOST_IP, HOST_IP6, HOST_MAC, HOST_PUBLIC_IP, INNER_IP, LabError, NEIGHBOUR_IP, ROUTER_IP,
+    zone::{CLOSED_IP, NARROW_IP, UNREACHABLE_IP},
+};
 
 /// The host's link to the internet, and the internet's to the host.
 pub(super) const UPLINK: &str = "eth0";
@@ -50,6 +53,7 @@ pub(super) fn lay(internet: &OwnedFd, inside: &OwnedFd) -> Result<(), LabError> 
         link add {UPLINK} address {host_mac} type veth peer name {UPLINK} netns {internet}
         link add {INNER} type veth peer name {INNER} netns {inside}
         addr add {HOST_IP}/24 dev {UPLINK}
+        addr add {HOST_PUBLIC_IP}/32 dev {UPLINK}
         addr add {INNER_IP}/24 dev {INNER}
         addr add {HOST_IP6}/{prefix} dev {UPLINK} nodad
         addr add fd00:77::2/{prefix} dev {INNER} nodad
@@ -74,8 +78,16 @@ pub(super) fn lay(internet: &OwnedFd, inside: &OwnedFd) -> Result<(), LabError> 
             addr add {ROUTER_IP}/24 dev {UPLINK}
             addr add {NEIGHBOUR_IP}/24 dev {UPLINK}
             addr add 2600:77::1/{prefix} dev {UPLINK} nodad
-            link set {UPLINK} up",
+            link set {UPLINK} up
+            link add narrow mtu 600 type veth peer name far mtu 600
+            link set narrow up
+            link set far up
+            route add {NARROW_IP}/32 dev narrow
+            route add unreachable {UNREACHABLE_IP}/32",
         ))?;
+        // Without it, no router's answers.
+        let file = "/proc/sys/net/ipv4/conf/all/forwarding";
+        std::fs::write(file, "1").map_err(LabError::step(format!("writing {file}")))?;
         nft(&servers_rules())
     })?;
     net::in_namespace(inside.as_fd(), || {
@@ -99,6 +111,7 @@ fn servers_rules() -> String {
         "table inet lab {{
             chain arrival {{
                 type nat hook prerouting priority dstnat; policy accept;
+                ip daddr {{ {CLOSED_IP}, {NARROW_IP}, {UNREACHABLE_IP} }} accept
                 meta l4proto {{ tcp, udp }} th dport 53 redirect to :{DNS_PORT}
                 meta l4proto tcp redirect to :{TCP_PORT}
                 meta l4proto udp redirect to :{UDP_PORT}

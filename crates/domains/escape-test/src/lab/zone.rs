@@ -26,6 +26,14 @@ pub const BARE: (&str, Ipv4Addr) = ("bare.example", Ipv4Addr::new(203, 0, 112, 1
 pub const BARE_PORT: u16 = 5432;
 /// Names below this are listed by a wildcard.
 pub const WILD: (&str, Ipv4Addr) = ("wild.example", Ipv4Addr::new(203, 0, 112, 13));
+/// Names below [`WILD`] that each have an address of their own.
+#[must_use]
+pub fn numbered(number: u8) -> (String, Ipv4Addr) {
+    (
+        format!("n{number}.{}", WILD.0),
+        Ipv4Addr::new(203, 0, 115, number),
+    )
+}
 /// A name that is not listed.
 pub const UNLISTED: (&str, Ipv4Addr) = ("unlisted.example", Ipv4Addr::new(203, 0, 112, 20));
 /// A name that is not listed, on the address of one that is: the neighbour at a content network.
@@ -36,6 +44,16 @@ pub const DENIED: (&str, Ipv4Addr) = ("denied.example", Ipv4Addr::new(203, 0, 11
 pub const ATTACKER: &str = "attacker.example";
 /// An address that the policy denies.
 pub const DENIED_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 66);
+/// A name that is listed until the policy is tightened.
+pub const EARLY: (&str, Ipv4Addr) = ("early.example", Ipv4Addr::new(203, 0, 112, 15));
+/// An address that is permitted, or not denied, until then.
+pub const EARLY_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 31);
+/// Here no server listens: the machine says so.
+pub const CLOSED_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 97);
+/// The way to here is narrow: the router says so.
+pub const NARROW_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 98);
+/// There is no way to here: the router, whose address is private, says so.
+pub const UNREACHABLE_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 99);
 /// An address that a rule of the policy permits.
 pub const PERMITTED_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 112, 30);
 /// The port that it is permitted for.
@@ -131,11 +149,16 @@ impl Zone {
             let binding = SVCB::new(1, Name::root(), vec![(SvcParamKey::EchConfigList, keys)]);
             return Some(vec![RData::HTTPS(HTTPS(binding))]);
         }
-        let exact = [LISTED, SECOND, BARE, UNLISTED, COHOST, DENIED]
+        let exact = [LISTED, SECOND, BARE, EARLY, UNLISTED, COHOST, DENIED]
             .into_iter()
             .find(|(own, _)| *own == name);
+        let own = name
+            .strip_suffix(WILD.0)
+            .and_then(|rest| rest.strip_prefix('n')?.strip_suffix('.')?.parse().ok());
         let address = if let Some((_, address)) = exact {
             address.into()
+        } else if let Some(number) = own {
+            numbered(number).1.into()
         } else if name == WILD.0 || below(WILD.0) {
             WILD.1.into()
         } else if attacker {

@@ -18,7 +18,10 @@ use std::{
 use omnirun_sys::host::net;
 use tokio::sync::oneshot;
 
-pub use self::record::{Record, Records, Via};
+pub use self::{
+    record::{Record, Records, Via},
+    tcp::STREAM,
+};
 use super::{
     HOST_PORTS, LabError,
     wires::{DNS_PORT, TCP_PORT, UDP_PORT},
