@@ -14,8 +14,9 @@ export PATH=$PATH:/usr/sbin:/sbin
 SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 # What the programs under test call, and what the machine starts with.
-PACKAGES=busybox-static,e2fsprogs,iproute2,kmod,libseccomp2,procps,util-linux
-# kvm_amd is what all this is for; the rest reaches the disks, and gives sandboxes a network.
+PACKAGES=busybox-static,e2fsprogs,iproute2,kmod,libseccomp2,nftables,procps,util-linux
+# kvm_amd is what all this is for; the rest reaches the disks, and gives sandboxes a network. What the network's rules use
+# beside these is in the root file system, and loaded when it is asked for, as on any host.
 MODULES=(virtio_pci virtio_blk virtio_rng ext4 kvm_amd tun veth)
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -99,6 +100,10 @@ done <"$work/order"
 cp "$here/initramfs.sh" "$work/initramfs/init"
 chmod 0755 "$work/initramfs/init"
 (cd "$work/initramfs" && find . | sort | cpio --quiet --create --format=newc --owner=0:0) >"$work/initramfs.cpio"
+# These two lead into a package that is not there.
+as_root rm -rf "$kernel/lib/modules/$version/build" "$kernel/lib/modules/$version/source"
+as_root mkdir -p "$tree/lib/modules"
+as_root cp -a "$kernel/lib/modules/$version" "$tree/lib/modules/"
 truncate --size=2G "$work/root.img"
 as_root mkdir -p "$tree/nested"
 as_root mkfs.ext4 -q -F -E root_owner=0:0 -d "$tree" "$work/root.img"

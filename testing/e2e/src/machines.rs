@@ -77,9 +77,7 @@ impl Machines {
     }
 
     fn identity(&self) -> VmIdentity {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sbx_machines_{}_{number}", std::process::id());
+        let name = format!("sbx_machines_{}_{}", std::process::id(), fresh());
         let sandbox: SandboxId = name.parse().expect("an id");
         let run_dir = self.path(sandbox.as_str());
         fs::DirBuilder::new()
@@ -110,16 +108,14 @@ impl Machines {
         (vm, guest)
     }
 
-    /// Pauses it and takes its snapshot; an earlier one goes.
+    /// Pauses it and takes its snapshot.
     pub async fn save(&self, vm: &dyn Vm) -> Files {
         vm.pause().await.expect("it pauses");
+        let number = fresh();
         let to = DeviceState {
-            memory: self.path("memory"),
-            state: self.path("state"),
+            memory: self.path(&format!("memory_{number}")),
+            state: self.path(&format!("state_{number}")),
         };
-        for earlier in [&to.memory, &to.state] {
-            let _ = fs::remove_file(earlier);
-        }
         vm.snapshot(&to).await.expect("it is saved");
         let memory = self.vmm.open_memory(&to.memory).await.expect("the memory opens");
         (memory, Arc::new(File::open(&to.state).expect("the state").into()))
@@ -177,6 +173,11 @@ impl Machines {
         let (claimed, ()) = bounded("claiming", async { tokio::join!(guest.claim(claim), attach) }).await;
         claimed.expect("claimed");
     }
+}
+
+fn fresh() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Ends a machine.

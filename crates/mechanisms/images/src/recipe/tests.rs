@@ -28,6 +28,7 @@ fn every_shipped_recipe_parses() {
         "git",
         "ripgrep",
         "python3",
+        "python3-pip",
         "curl",
         "jq",
         "procps",
