@@ -114,7 +114,7 @@ impl Run<'_> {
         if let Some(records) = self.records {
             records.look_for(&nonces);
         }
-        let capture = Capture::begin(&self.places, &wanted(&attempts))?;
+        let capture = Capture::begin(&self.places, &wanted(&attempts, self.world))?;
         tokio::task::block_in_place(|| capture.prove())?;
         let before = sandbox.rules().await.map_err(RunError::Sandbox)?;
         let mut lines = self.early(&attempts, attacker, sandbox).await?;
@@ -264,17 +264,20 @@ impl Run<'_> {
     }
 }
 
-fn wanted(attempts: &[Attempt]) -> Wanted {
+/// What the capture is to look for. Outside of a lab others may go where an attempt does, and use the addresses of our
+/// sandboxes' links (a host with 464XLAT has some of those): there, nonces have to do.
+fn wanted(attempts: &[Attempt], world: &World) -> Wanted {
     let tuples = attempts.iter().enumerate().flat_map(|(index, attempt)| {
-        attempt
-            .tuples
-            .iter()
-            .map(move |(protocol, to)| (index, *protocol, *to))
+        let tuples = attempt.tuples.iter();
+        tuples.map(move |(protocol, to)| (index, *protocol, *to))
     });
     Wanted {
         nonces: attempts.iter().map(|attempt| attempt.nonce).collect(),
-        tuples: tuples.collect(),
-        addresses: vec![GUEST_IP.into(), GATEWAY_IP.into()],
+        tuples: tuples.filter(|_| world.lab).collect(),
+        addresses: [GUEST_IP.into(), GATEWAY_IP.into()]
+            .into_iter()
+            .filter(|address| !world.host.contains(address))
+            .collect(),
         hardware: vec![GUEST_MAC, GATEWAY_MAC],
     }
 }

@@ -1,5 +1,7 @@
 //! What there is to aim at.
 
+mod real;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -9,6 +11,7 @@ use std::{
 use omnirun_egress_policy::{Ipv4Net, special_v4_nets};
 use omnirun_sys::host::net;
 
+pub use self::real::{LISTED as REAL_LISTED, Tables};
 use crate::lab::{self, zone};
 
 /// A name and where it leads.

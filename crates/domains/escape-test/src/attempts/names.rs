@@ -19,6 +19,16 @@ pub(super) fn fill(table: &mut Table<'_>) {
     rebinding(table);
 }
 
+/// Whether it is known whom a name that is not listed is asked for. A resolver on the host itself asks others.
+fn known(table: &Table<'_>) -> bool {
+    !table.open()
+        || table
+            .world
+            .host_resolvers
+            .iter()
+            .any(|resolver| !resolver.is_loopback())
+}
+
 /// What becomes of a query for a name that is not listed: in mode `open` the name is asked for by ourselves.
 fn unlisted(table: &Table<'_>) -> Expect {
     if table.open() {
@@ -45,15 +55,18 @@ fn kinds(table: &mut Table<'_>) {
         ("https", "keys for an encrypted hello", kind::HTTPS),
         ("aaaa", "an IPv6 address", kind::AAAA),
     ];
-    for (id, what, kind) in asks {
+    for (id, what, asked) in asks {
+        if asked == kind::A && !known(table) {
+            continue;
+        }
         let open = table.open();
         let attempt = table.add(
             format!("dns-{id}"),
             &[4, 6],
             format!("ask our DNS for {what} of a name that carries data"),
-            |nonce| Act::dns(GATEWAY_IP, query(&below(&zone, nonce), kind)),
+            |nonce| Act::dns(GATEWAY_IP, query(&below(&zone, nonce), asked)),
         );
-        if kind == kind::A {
+        if asked == kind::A {
             attempt.expect(expect.clone());
             if !open {
                 attempt.logged(&[Reason::NotListed]);
@@ -78,6 +91,9 @@ fn kinds(table: &mut Table<'_>) {
 
 /// Past our DNS.
 fn direct(table: &mut Table<'_>) {
+    if !known(table) {
+        return;
+    }
     let zone = table.world.attacker.clone();
     for resolver in table.world.resolvers.clone() {
         for tcp in [false, true] {
@@ -184,30 +200,35 @@ fn tunnels(table: &mut Table<'_>) {
         let label = nonce.hex().repeat(4)[..63].to_owned();
         query(&format!("{label}.{label}.{label}.{zone}"), kind::A)
     };
-    table
-        .add(
-            "dns-long-labels",
-            &[6],
-            "a name that is all data, as long as a name may be",
-            |nonce| Act::dns(GATEWAY_IP, long(nonce, &zone)),
-        )
-        .expect(expect.clone());
-    table
-        .add(
-            "dns-fast",
-            &[6],
-            "a hundred queries as fast as they go",
-            |nonce| Act::Dns {
-                to: GATEWAY_IP.into(),
-                tcp: false,
-                fast: true,
-                queries: (0..100)
-                    .map(|n| query(&format!("{n}.{}", below(&zone, nonce)), kind::A).into())
-                    .collect(),
-            },
-        )
-        .expect(expect)
-        .phase(Phase::Flood);
+    // Where they go on, they go to somebody.
+    let many = if table.open() && !table.world.lab { 5 } else { 100 };
+    let known = known(table);
+    if known {
+        table
+            .add(
+                "dns-long-labels",
+                &[6],
+                "a name that is all data, as long as a name may be",
+                |nonce| Act::dns(GATEWAY_IP, long(nonce, &zone)),
+            )
+            .expect(expect.clone());
+        table
+            .add(
+                "dns-fast",
+                &[6],
+                format!("{many} queries as fast as they go"),
+                |nonce| Act::Dns {
+                    to: GATEWAY_IP.into(),
+                    tcp: false,
+                    fast: true,
+                    queries: (0..many)
+                        .map(|n| query(&format!("{n}.{}", below(&zone, nonce)), kind::A).into())
+                        .collect(),
+                },
+            )
+            .expect(expect)
+            .phase(Phase::Flood);
+    }
     if let Some(wild) = table.world.wild.clone().filter(|_| !table.open()) {
         table
             .add(

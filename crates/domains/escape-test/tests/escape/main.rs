@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+mod killed;
 mod play;
+mod witness;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
@@ -18,7 +20,10 @@ use omnirun_escape_test::{
 use play::Play;
 
 /// The tests, and in how many parts each is run: side by side, in labs of their own, since they mostly wait.
-const TESTS: [(&str, usize); 6] = [
+const TESTS: [(&str, usize); 9] = [
+    ("planted", 1),
+    ("deaf-and-dumb", 1),
+    ("killed", 1),
     ("none", 1),
     ("allow", 1),
     ("open", 1),
@@ -32,6 +37,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == play::CHILD) {
         return omnirun_egress::child::main();
+    }
+    if arguments.first().is_some_and(|first| first == killed::HOLD) {
+        killed::hold();
+        return ExitCode::SUCCESS;
     }
     if enter::inside() {
         inside(&arguments[0], arguments[1].parse().unwrap());
@@ -51,6 +60,11 @@ fn main() -> ExitCode {
             continue;
         }
         let begun = Instant::now();
+        if test == "killed" {
+            killed::test();
+            println!("test {test} ... ok ({:.1} s)", begun.elapsed().as_secs_f64());
+            continue;
+        }
         let part = |part: usize| enter::again(&[test, &part.to_string()]).unwrap().success();
         let ok = std::thread::scope(|scope| {
             let parts: Vec<_> = (0..parts)
@@ -78,6 +92,8 @@ fn inside(test: &str, part: usize) {
         let lab = Lab::build().unwrap();
         let test = async {
             match test {
+                "planted" => witness::planted(&lab).await,
+                "deaf-and-dumb" => witness::deaf_and_dumb(&lab).await,
                 "none" => none(&lab).await,
                 "allow" => green(&lab, Mode::Allow).await,
                 "open" => green(&lab, Mode::Open).await,

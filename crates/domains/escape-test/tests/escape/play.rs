@@ -272,7 +272,7 @@ impl<'a> Play<'a> {
 }
 
 /// A sandbox of mode `none`.
-struct Bare;
+pub struct Bare;
 
 #[async_trait]
 impl Sandbox for Bare {
