@@ -70,6 +70,23 @@ fn denied(table: &mut Table<'_>) {
         .logged(&[Reason::Denied])
         .alone_at(Protocol::Tcp, (to, 80).into());
     table
+        .add(
+            "quic-denied",
+            &[5],
+            format!("QUIC to {to}, the address of {name}, which the policy denies"),
+            |nonce| Act::Udp {
+                to: to.into(),
+                port: 443,
+                send: vec![
+                    [&[0xc0, 0, 0, 0, 1, 8][..], &nonce.raw(), &[0; 1180]]
+                        .concat()
+                        .into(),
+                ],
+            },
+        )
+        .meets("quic-past-proxy")
+        .passes(&["refusal-icmp"]);
+    table
         .add("dns-denied", &[6], format!("ask our DNS for {name}"), |_| {
             Act::dns(GATEWAY_IP, query(name, kind::A))
         })

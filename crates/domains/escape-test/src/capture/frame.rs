@@ -104,3 +104,56 @@ pub(super) fn addresses(frame: &[u8]) -> Option<Addresses> {
     }
     Some(read)
 }
+
+#[cfg(test)]
+mod tests {
+    use omnirun_guest_net::{GATEWAY_IP, GUEST_IP, GUEST_MAC};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::attempts::packet;
+
+    #[test]
+    fn addresses_are_read_whatever_is_around_them() {
+        let datagram = packet::udp((GUEST_IP, 5), ([9, 9, 9, 9].into(), 53), b"x");
+        let whole = packet::to_gateway(&packet::from_guest([9, 9, 9, 9].into(), 17, &datagram));
+        let read = addresses(&whole).unwrap();
+        assert_eq!(
+            (read.from, read.to, read.port, read.protocol),
+            (
+                Some(GUEST_IP.into()),
+                Some([9, 9, 9, 9].into()),
+                Some(53),
+                Protocol::Udp
+            )
+        );
+        let parts = packet::fragments([9, 9, 9, 9].into(), 17, &datagram.repeat(2), 8);
+        let read = addresses(&packet::to_gateway(&parts[1])).unwrap();
+        assert_eq!(
+            (read.to, read.protocol),
+            (Some([9, 9, 9, 9].into()), Protocol::Ip(17))
+        );
+        let arp = packet::frame(GUEST_MAC, packet::BROADCAST, packet::ARP, &packet::honest_arp());
+        let read = addresses(&arp).unwrap();
+        assert_eq!(
+            (read.from, read.to),
+            (Some(GUEST_IP.into()), Some(GATEWAY_IP.into()))
+        );
+        assert_eq!(read.hardware, [packet::BROADCAST, GUEST_MAC]);
+        let other = addresses(&packet::frame(GUEST_MAC, GUEST_MAC, 0x88cc, b"")).unwrap();
+        assert_eq!((other.protocol, other.to), (Protocol::Other(0x88cc), None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0_usize..3) {
+            let mut bytes = bytes;
+            if bytes.len() > 13 {
+                let kinds = [packet::IPV4, packet::IPV6, packet::ARP];
+                bytes[12..14].copy_from_slice(&kinds[kind].to_be_bytes());
+            }
+            let read = addresses(&bytes);
+            prop_assert_eq!(read.is_some(), bytes.len() >= ETHERNET);
+        }
+    }
+}

@@ -236,6 +236,10 @@ async fn each_rule_of_an_open_network_is_met() {
     all.extend([
         ("icmp-other", vec![Frame::icmp(OTHER, 13).bytes()]),
         (
+            "quic-past-proxy",
+            vec![Frame::udp(6007, OTHER, 443, b"quic").bytes()],
+        ),
+        (
             "redirect-permitted",
             vec![Frame::tcp(6000, private, 22, SYN).bytes()],
         ),
@@ -243,11 +247,11 @@ async fn each_rule_of_an_open_network_is_met() {
         ("input-transparent", syn(6002, 443)),
         (
             "forward-special",
-            vec![Frame::udp(6003, private, 443, b"x").bytes()],
+            vec![Frame::udp(6003, private, 9, b"x").bytes()],
         ),
         (
             "outward",
-            [vec![Frame::udp(6004, OTHER, 443, b"x").bytes()], syn(6004, 22)].concat(),
+            [vec![Frame::udp(6004, OTHER, 9, b"x").bytes()], syn(6004, 22)].concat(),
         ),
         ("masquerade", syn(6005, 22)),
         ("refusal-icmp", vec![low_ttl()]),
@@ -271,7 +275,7 @@ async fn each_rule_of_an_open_network_is_met() {
 
 /// One that the sandbox's own kernel has to refuse.
 fn low_ttl() -> Vec<u8> {
-    let mut frame = Frame::udp(6006, OTHER, 443, b"x").bytes();
+    let mut frame = Frame::udp(6006, OTHER, 9, b"x").bytes();
     // The checksum's high byte goes with the time to live.
     let sum = u16::from_be_bytes([frame[24], frame[25]]);
     let sum = u32::from(sum) + (63 << 8);
