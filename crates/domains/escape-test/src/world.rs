@@ -11,7 +11,7 @@ use std::{
 use omnirun_egress_policy::{Ipv4Net, special_v4_nets};
 use omnirun_sys::host::net;
 
-pub use self::real::{LISTED as REAL_LISTED, Tables};
+pub use self::real::Tables;
 use crate::lab::{self, zone};
 
 /// A name and where it leads.

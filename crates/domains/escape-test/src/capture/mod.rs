@@ -50,6 +50,20 @@ pub struct Place {
     pub threshold: Option<String>,
 }
 
+impl Place {
+    /// The calling thread's own namespace, as the one outside of all sandboxes.
+    ///
+    /// # Errors
+    /// It could not be opened.
+    pub fn here(threshold: &str) -> io::Result<Self> {
+        Ok(Self {
+            name: "host".to_owned(),
+            namespace: Arc::new(net::namespace()?),
+            threshold: Some(threshold.to_owned()),
+        })
+    }
+}
+
 /// What a capture looks for.
 #[derive(Debug, Clone)]
 pub struct Wanted {

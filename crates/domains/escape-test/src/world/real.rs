@@ -1,7 +1,7 @@
 //! What there is to aim at in this host's own network: read from the kernel's tables and the resolver's configuration.
 //!
-//! Only a few packets are ever sent for an attempt, and those that are blocked go nowhere. Sites are such as expect
-//! strangers: `example.com`, which is there for that, and a public resolver.
+//! Only a few packets are ever sent for an attempt, and those that are blocked go nowhere. The site that is listed
+//! is the user's choice; the other one is a public resolver.
 
 use std::{
     collections::BTreeSet,
@@ -13,8 +13,6 @@ use omnirun_egress_policy::Mode;
 
 use super::{METADATA, RESOLVERS, Site, World, special};
 
-/// The site that the policy of the real network lists.
-pub const LISTED: &str = "example.com";
 /// One that it does not list, and its address.
 const UNLISTED: (&str, Ipv4Addr) = ("dns.quad9.net", Ipv4Addr::new(9, 9, 9, 9));
 /// No such names exist, so no server of anybody's would read what is asked for.
@@ -118,12 +116,12 @@ impl Tables {
 }
 
 impl World {
-    /// This host's own network. Asks its resolver for the address of [`LISTED`].
+    /// This host's own network, with a `site` that answers on ports 80 and 443, whose address is asked for.
     ///
     /// # Errors
     /// That name has no address here: there is no internet, or no resolver.
-    pub fn real() -> io::Result<Self> {
-        let addresses = (LISTED, 443).to_socket_addrs()?;
+    pub fn real(site: &str) -> io::Result<Self> {
+        let addresses = (site, 443).to_socket_addrs()?;
         let addresses: Vec<Ipv4Addr> = addresses
             .filter_map(|address| match address {
                 SocketAddr::V4(address) => Some(*address.ip()),
@@ -133,15 +131,19 @@ impl World {
         if addresses.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("{LISTED} has no IPv4 address"),
+                format!("{site} has no IPv4 address"),
             ));
         }
-        Ok(Self::of(&Tables::read(), addresses))
+        let listed = Site {
+            name: site.to_owned(),
+            addresses,
+        };
+        Ok(Self::of(&Tables::read(), listed))
     }
 
     /// What the tables tell.
     #[must_use]
-    pub fn of(tables: &Tables, listed: Vec<Ipv4Addr>) -> Self {
+    pub fn of(tables: &Tables, listed: Site) -> Self {
         let host = tables.addresses();
         let mut ports = tables.ports();
         ports.truncate(MOST);
@@ -159,10 +161,7 @@ impl World {
             lab: false,
             machine: true,
             proxies_web: false,
-            listed: Site {
-                name: LISTED.to_owned(),
-                addresses: listed,
-            },
+            listed,
             second: None,
             bare: None,
             wild: None,
@@ -195,10 +194,10 @@ impl World {
 
     /// The policy that the attempts in the host's own network are about, as a policy file; none: no network.
     #[must_use]
-    pub fn real_policy(mode: Mode) -> Option<String> {
+    pub fn real_policy(mode: Mode, site: &str) -> Option<String> {
         match mode {
             Mode::None => None,
-            Mode::Allow => Some(format!("allow = [\"{LISTED}\"]\n")),
+            Mode::Allow => Some(format!("allow = [{site:?}]\n")),
             Mode::Open => Some("internet = true\n".to_owned()),
         }
     }
@@ -210,6 +209,10 @@ mod tests {
 
     use super::*;
     use crate::attempts::attempts;
+
+    fn site() -> Site {
+        ("example.com", Ipv4Addr::new(192, 0, 43, 8)).into()
+    }
 
     fn tables() -> Tables {
         Tables {
@@ -236,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_kernels_tables_are_understood() {
-        let world = World::of(&tables(), vec![Ipv4Addr::new(192, 0, 43, 8)]);
+        let world = World::of(&tables(), site());
         assert_eq!(world.host, [IpAddr::from([10, 0, 2, 15])]);
         assert_eq!(world.host_ports, [22, 80]);
         assert_eq!(
@@ -251,17 +254,18 @@ mod tests {
             world.host_resolvers,
             [IpAddr::from([127, 0, 0, 53]), IpAddr::from([10, 0, 2, 3])]
         );
-        let empty = World::of(&Tables::default(), vec![Ipv4Addr::new(192, 0, 43, 8)]);
+        let empty = World::of(&Tables::default(), site());
         assert_eq!((empty.host.len(), empty.host_ports), (0, vec![22]));
     }
 
     #[test]
     fn in_a_real_network_too_there_is_much_to_try_and_the_policies_are_policies() {
-        let world = World::of(&tables(), vec![Ipv4Addr::new(192, 0, 43, 8)]);
+        let world = World::of(&tables(), site());
         for (mode, least) in [(Mode::None, 5), (Mode::Allow, 120), (Mode::Open, 70)] {
             let count = attempts(mode, &world).len();
             assert!(count >= least, "{mode:?}: {count}");
-            let policy = World::real_policy(mode).map(|text| Policy::from_toml(&text, &NoPresets).unwrap());
+            let policy = World::real_policy(mode, "example.com")
+                .map(|text| Policy::from_toml(&text, &NoPresets).unwrap());
             assert_eq!(policy.map_or(Mode::None, |policy| policy.mode()), mode);
         }
     }
