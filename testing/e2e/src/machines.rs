@@ -143,8 +143,8 @@ impl Machines {
         (clone, guest, dials)
     }
 
-    /// Wakes a machine, and gives it a session disk.
-    pub async fn claim(&self, vm: &dyn Vm, guest: &GuestClient) {
+    /// Wakes a machine, and gives it a session disk. That is returned as well, for a machine that goes on with it.
+    pub async fn claim(&self, vm: &dyn Vm, guest: &GuestClient) -> AttachDisk {
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .expect("a clock");
@@ -159,6 +159,10 @@ impl Machines {
         let disk = tempfile::tempfile_in(self.path("")).expect("a disk");
         omnirun_images::copy_sparse_into(&self.disk, &disk, &self.path("disk")).expect("copied");
         let bytes = disk.metadata().expect("its size").len();
+        let again = AttachDisk {
+            file: disk.try_clone().expect("a descriptor").into(),
+            bytes,
+        };
         let claim = Claim {
             realtime_ns,
             disk_bytes: bytes,
@@ -172,6 +176,7 @@ impl Machines {
         };
         let (claimed, ()) = bounded("claiming", async { tokio::join!(guest.claim(claim), attach) }).await;
         claimed.expect("claimed");
+        again
     }
 }
 

@@ -7,7 +7,7 @@ use omnirun_e2e::{
 };
 use omnirun_guest_client::GuestClient;
 use omnirun_netns::{Kind, Namespace, Networks, NetworksConfig, Ready};
-use omnirun_vmm::{Nic, Vm};
+use omnirun_vmm::{AttachDisk, CloneSpec, Nic, Vm};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -118,6 +118,7 @@ struct Clone {
     vm: Box<dyn Vm>,
     guest: GuestClient,
     port: Port,
+    disk: Option<AttachDisk>,
     name: String,
 }
 
@@ -156,7 +157,7 @@ impl Clone {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clones_of_a_guest_with_a_card_reach_their_own_gateways_at_once() {
+async fn clones_of_a_guest_with_a_card_reach_their_own_gateways_and_go_on_elsewhere() {
     let Some(networks) = networks().await else { return };
     let machines = Machines::new().await;
     let first = Port::new(&networks).await;
@@ -170,11 +171,12 @@ async fn clones_of_a_guest_with_a_card_reach_their_own_gateways_at_once() {
     for name in ["alpha", "beta-with-a-longer-name"] {
         let port = Port::new(&networks).await;
         let (vm, guest, _) = machines.restore(machines.clone_of(&files, port.nic())).await;
-        machines.claim(&*vm, &guest).await;
+        let disk = machines.claim(&*vm, &guest).await;
         clones.push(Clone {
             vm,
             guest,
             port,
+            disk: Some(disk),
             name: name.to_owned(),
         });
     }
@@ -195,7 +197,39 @@ async fn clones_of_a_guest_with_a_card_reach_their_own_gateways_at_once() {
         one.is_alone().await;
         other.is_alone().await;
     }
-    for clone in clones {
+
+    // One of them is saved with what it has on its disk, and goes on elsewhere.
+    let other = clones.pop().expect("two");
+    let Some(Clone {
+        vm,
+        guest,
+        port,
+        disk,
+        name,
+    }) = clones.pop()
+    else {
+        panic!("two")
+    };
+    drop(guest);
+    let files = machines.save(&*vm).await;
+    end(vm).await;
+    drop(port);
+    let port = Port::new(&networks).await;
+    let spec = CloneSpec {
+        disk,
+        ..machines.clone_of(&files, port.nic())
+    };
+    let (vm, guest, _) = machines.restore(spec).await;
+    let resumed = Clone {
+        vm,
+        guest,
+        port,
+        disk: None,
+        name,
+    };
+    tokio::join!(resumed.talks(), other.talks());
+    for clone in [resumed, other] {
+        clone.is_alone().await;
         end(clone.vm).await;
     }
     drop(first);
