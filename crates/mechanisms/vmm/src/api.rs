@@ -221,6 +221,15 @@ pub enum VmmError {
         /// The bound.
         seconds: u64,
     },
+    /// The other end of a network card could not be had.
+    #[error("cannot {step} the network card's tap")]
+    Card {
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// Talking to the VMM failed.
     #[error("cannot talk to the VMM during {step}")]
     Io {

@@ -135,16 +135,7 @@ async fn a_machine_without_its_namespace_is_refused_and_leaves_nothing() {
         ..bench.boot(identity.clone())
     };
     let error = vmm.start(spec).await.map(drop).expect_err("the tap is taken");
-    assert!(
-        matches!(
-            &error,
-            VmmError::Io {
-                step: "handing the tap over",
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, VmmError::Card { .. }), "{error:?}");
     drop(held);
     until("there is no process", || {
         !alive_with(&jailed(&identity.sandbox)) && !has_control_group(&identity.sandbox)

@@ -123,8 +123,11 @@ impl Plan {
         };
         if let Some(nic) = &network {
             // By its name, when the machine is made; it has no capability in the namespace.
-            give_tap(&nic.namespace, TAP, host.uids.pick(identity.sandbox.as_str()))
-                .map_err(io("handing the tap over"))?;
+            let lent = give_tap(&nic.namespace, TAP, host.uids.pick(identity.sandbox.as_str()));
+            lent.map_err(|source| VmmError::Card {
+                step: "lend the VM",
+                source,
+            })?;
         }
         let joins = group.as_ref().map(Group::open).transpose()?;
         let spawned = spawn(&Spawn {

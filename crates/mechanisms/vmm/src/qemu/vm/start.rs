@@ -102,10 +102,9 @@ fn pair() -> io::Result<(UnixStream, OwnedFd)> {
 /// The card's end in its namespace. The process itself stays out of that: it has the descriptor.
 fn tap(nic: Option<&Nic>) -> Result<Option<OwnedFd>, VmmError> {
     let attach = |nic: &Nic| attach_tap(&nic.namespace, omnirun_guest_net::TAP);
-    nic.map(attach).transpose().map_err(|source| VmmError::Io {
-        step: "opening the tap",
-        source,
-    })
+    nic.map(attach)
+        .transpose()
+        .map_err(|source| VmmError::Card { step: "open", source })
 }
 
 impl Machine {
