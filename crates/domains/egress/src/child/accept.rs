@@ -18,7 +18,7 @@ pub(super) struct Place {
     _all: OwnedSemaphorePermit,
 }
 
-/// Serves each connection in a task of its own. A connection that there is no room for stays with the kernel, which holds
+/// Serves each connection in the guest's lanes, until the guest is let go. A connection that there is no room for stays with the kernel, which holds
 /// some and then answers no more.
 pub(super) async fn each<F>(
     guest: &Arc<Guest>,
@@ -27,21 +27,29 @@ pub(super) async fn each<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    loop {
-        let Ok(_guests) = Arc::clone(&guest.connections).acquire_owned().await else {
-            return;
-        };
-        let Ok(_all) = Arc::clone(&guest.process.connections).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(serve(Arc::clone(guest), stream, Place { _guests, _all }));
+    let accept = async {
+        loop {
+            let Ok(_guests) = Arc::clone(&guest.connections).acquire_owned().await else {
+                return;
+            };
+            let Ok(_all) = Arc::clone(&guest.process.connections).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    guest
+                        .lanes
+                        .spawn(serve(Arc::clone(guest), stream, Place { _guests, _all }));
+                }
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(_) => sleep(PAUSE).await,
             }
-            Err(error) if is_of_the_connection(&error) => {}
-            Err(_) => sleep(PAUSE).await,
         }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = guest.end.cancelled() => {}
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// A guest with the tasks that serve its sockets.
+/// A guest with the tasks that run its lanes.
 struct Served {
     guest: Arc<Guest>,
     tasks: JoinSet<()>,
@@ -116,12 +116,13 @@ fn attach(descriptors: Vec<OwnedFd>, id: u64, serial: u64, process: &Arc<Process
     let listener = |socket: OwnedFd| tokio::net::TcpListener::from_std(TcpListener::from(socket));
     let dns_udp = Arc::new(tokio::net::UdpSocket::from_std(UdpSocket::from(dns_udp))?);
     let (dns_tcp, transparent, explicit) = (listener(dns_tcp)?, listener(transparent)?, listener(explicit)?);
-    let guest = Guest::new(id, policy, caps, Arc::clone(process));
     let mut tasks = JoinSet::new();
-    tasks.spawn(dns::udp(Arc::clone(&guest), dns_udp));
-    tasks.spawn(dns::tcp(Arc::clone(&guest), dns_tcp));
-    tasks.spawn(transparent::serve(Arc::clone(&guest), transparent));
-    tasks.spawn(explicit::serve(Arc::clone(&guest), explicit));
+    let guest = Guest::new(id, policy, caps, Arc::clone(process), &mut tasks);
+    let lanes = &guest.lanes;
+    lanes.spawn(dns::udp(Arc::clone(&guest), dns_udp));
+    lanes.spawn(dns::tcp(Arc::clone(&guest), dns_tcp));
+    lanes.spawn(transparent::serve(Arc::clone(&guest), transparent));
+    lanes.spawn(explicit::serve(Arc::clone(&guest), explicit));
     Ok(Served {
         guest,
         tasks,
@@ -156,9 +157,9 @@ fn update(served: &Served, file: OwnedFd, serial: u64) {
 }
 
 async fn detach(mut served: Served) {
-    // The listeners' tasks own the listeners: with them these are closed.
-    served.tasks.shutdown().await;
     served.guest.let_go().await;
+    // All sockets are owned by what runs in the lanes: with them they are closed.
+    served.tasks.shutdown().await;
     let (id, events) = (served.guest.id, &served.guest.process.events);
     events.say_after_lines(Event::Detached { id });
 }

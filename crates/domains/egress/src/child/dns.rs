@@ -63,7 +63,8 @@ pub(super) async fn udp(guest: Arc<Guest>, socket: Arc<UdpSocket>) {
         };
         let (guest, socket) = (Arc::clone(&guest), Arc::clone(&socket));
         let message = buffer[..length].to_vec();
-        tokio::spawn(async move {
+        let lanes = Arc::clone(&guest);
+        lanes.lanes.spawn(async move {
             let answered = answer(&guest, &message, Over::Udp);
             tokio::select! {
                 answer = answered => if let Some(answer) = answer {

@@ -5,13 +5,14 @@
 //!                                      <--cut----- update
 //! ```
 //!
-//! Everything that a guest can use up is counted here, per guest: connections, connections being set up, lookups, turns
-//! at moving bytes, places for audit lines, new flows a second. So what one uses up, it alone waits for.
+//! Everything that a guest can use up is counted here, per guest: connections, connections being set up, lookups, threads
+//! ([`super::lanes`]), places for audit lines, new flows a second. So what one uses up, it alone waits for.
 
 use super::{
     answers::Answers,
     events::Slot,
     flow::{Shared as FlowShared, Subject},
+    lanes::Lanes,
     meter::{self, Bucket, Meters, Way},
     names::Names,
     process::Process,
@@ -25,7 +26,10 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Flows that a guest may begin in a second, once it has begun as many as it may have connections. It bounds the audit log
@@ -46,8 +50,8 @@ pub(super) struct Guest {
     pub(super) setups: Arc<Semaphore>,
     pub(super) lookups: Arc<Semaphore>,
     pub(super) queries: Mutex<Bucket>,
-    /// Turns at moving bytes: fewer than there are threads, so that another guest's always finds one free.
-    pub(super) turns: Arc<Semaphore>,
+    /// Where all of it runs.
+    pub(super) lanes: Lanes,
     /// The guest is let go.
     pub(super) end: CancellationToken,
     begins: Mutex<Bucket>,
@@ -79,7 +83,14 @@ struct Counted {
 }
 
 impl Guest {
-    pub(super) fn new(id: u64, policy: Policy, caps: Caps, process: Arc<Process>) -> Arc<Self> {
+    /// Its lanes are run by these tasks.
+    pub(super) fn new(
+        id: u64,
+        policy: Policy,
+        caps: Caps,
+        process: Arc<Process>,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
         let per_second = caps.queries_per_second.into();
         Arc::new(Self {
             id,
@@ -89,7 +100,7 @@ impl Guest {
             setups: Arc::new(Semaphore::new(caps.setups)),
             lookups: Arc::new(Semaphore::new(caps.lookups)),
             queries: Mutex::new(Bucket::new(per_second, 4 * per_second)),
-            turns: Arc::new(Semaphore::new(process.turns)),
+            lanes: Lanes::new(process.lanes, tasks),
             end: CancellationToken::new(),
             begins: Mutex::new(Bucket::new(FLOWS_PER_SECOND, caps.connections as u64)),
             slots: Arc::new(Semaphore::new(caps.connections + MORE_SLOTS)),

@@ -5,7 +5,7 @@
 //!                                    | attach
 //!                                    v
 //!           guest: policy, flows, what it may use, its names and answers
-//!             | 4 sockets
+//!             | 4 sockets; everything runs in the guest's lanes
 //!             |- dns (UDP, TCP) ------> names -> upstream        "let these addresses through" -> owner
 //!             |- transparent ---------> peek / http -> dial ---> relay
 //!             `- explicit ------------> http -------> dial ---> relay
@@ -25,6 +25,7 @@ mod explicit;
 mod flow;
 mod guest;
 mod http;
+mod lanes;
 mod lockdown;
 mod meter;
 mod names;
@@ -44,6 +45,9 @@ use std::{
 
 /// Threads that move bytes. More would serve more guests at once, and each is one that the host's own work has less.
 const MOST_WORKERS: usize = 4;
+
+/// Turns of tasks between two looks at what has happened.
+const EVERY: u32 = 4;
 
 /// The child's whole life. It is started by [`crate::Proxy`], with its channel as standard input; started by anybody else
 /// it says so and ends.
@@ -70,6 +74,9 @@ fn run() -> io::Result<()> {
     lockdown::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
+        // A lane's turn is long, so it is looked for events and woken tasks every few of them, not every 61.
+        .event_interval(EVERY)
+        .global_queue_interval(EVERY)
         .enable_all()
         .build()?;
     let result = runtime.block_on(control::run(channel, workers));

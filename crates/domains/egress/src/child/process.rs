@@ -15,8 +15,8 @@ const FOR_EACH: u64 = 3;
 pub(super) struct Process {
     pub(super) events: Events,
     pub(super) pipes: Pipes,
-    /// How many of a guest's connections move bytes at the very same time.
-    pub(super) turns: usize,
+    /// How many threads a guest keeps busy at most.
+    pub(super) lanes: usize,
     /// Connections of all guests: so many that descriptors do not run out.
     pub(super) connections: Arc<Semaphore>,
     upstream: RwLock<Arc<Upstream>>,
@@ -31,7 +31,7 @@ impl Process {
         Self {
             events,
             pipes: Pipes::default(),
-            turns: (workers / 2).max(1),
+            lanes: (workers / 2).max(1),
             connections: Arc::new(Semaphore::new(for_connections as usize)),
             upstream: RwLock::default(),
         }

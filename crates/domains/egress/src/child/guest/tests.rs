@@ -9,7 +9,8 @@ fn guest(id: u64, process: &Arc<Process>) -> Arc<Guest> {
         connections: 8,
         ..Caps::default()
     };
-    Guest::new(id, Policy::none(), caps, Arc::clone(process))
+    let mut tasks = JoinSet::new();
+    Guest::new(id, Policy::none(), caps, Arc::clone(process), &mut tasks)
 }
 
 #[tokio::test(start_paused = true)]

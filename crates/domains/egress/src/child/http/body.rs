@@ -5,16 +5,22 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use omnirun_egress_policy::Reason;
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::{PollSemaphore, WaitForCancellationFutureOwned};
+use tokio::{
+    task::coop::consume_budget,
+    time::{Instant, Sleep, sleep},
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Bytes that are asked for at a time, when only so many a second may go.
 const STEP: u64 = 64 << 10;
+
+/// What a piece takes of the budget of its lane.
+const SHARE: usize = 4;
 
 /// A body that is broken off.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -38,7 +44,6 @@ pub(in super::super) struct Metered {
     inner: Incoming,
     way: Way,
     flow: Arc<Flow>,
-    turns: PollSemaphore,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     idle: Pin<Box<Sleep>>,
     idle_after: Duration,
@@ -51,7 +56,6 @@ impl Metered {
         Self {
             inner,
             way,
-            turns: PollSemaphore::new(Arc::clone(&flow.guest().turns)),
             cut: Box::pin(flow.cut_token().cancelled_owned()),
             idle: Box::pin(sleep(idle_after)),
             idle_after,
@@ -108,8 +112,10 @@ impl Body for Metered {
         if let Err(broken) = ready!(this.poll_may(cx)) {
             return Poll::Ready(Some(Err(broken)));
         }
-        // Given back at the end of this call: what is shared out is who reads next.
-        let _turn = ready!(this.turns.poll_acquire(cx));
+        // As much as a step of a relay of this size.
+        for _ in 0..SHARE {
+            ready!(pin!(consume_budget()).poll(cx));
+        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.as_mut().reset(Instant::now() + this.idle_after);

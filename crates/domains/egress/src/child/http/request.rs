@@ -192,7 +192,7 @@ async fn reach(flow: &mut Flow, subject: &Subject, came: Came, to: &(Host, u16))
 
 async fn reach_again(flow: &Flow, subject: &Subject, came: Came, to: &(Host, u16)) -> Result<Server, NoDial> {
     let stream = dial(flow, subject, came).await?;
-    Server::new(to.clone(), stream).await
+    Server::new(flow.guest(), to.clone(), stream).await
 }
 
 /// The protocol that a request offers to go on with.

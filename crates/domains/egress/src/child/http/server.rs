@@ -1,6 +1,9 @@
 //! The connection to a server, and requests over it.
 
-use super::{super::dial::NoDial, body::Metered};
+use super::{
+    super::{dial::NoDial, guest::Guest},
+    body::Metered,
+};
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -8,7 +11,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use omnirun_egress_wire::Host;
-use tokio::{net::TcpStream, task::AbortHandle};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What a head may have at most, with what is read along with it.
 pub(super) const MAX_BUFFER: usize = 64 << 10;
@@ -17,13 +21,7 @@ pub(super) const MAX_BUFFER: usize = 64 << 10;
 pub(super) struct Server {
     to: (Host, u16),
     sender: SendRequest<Metered>,
-    task: AbortHandle,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _end: DropGuard,
 }
 
 /// A request that was not answered.
@@ -35,15 +33,26 @@ pub(super) enum Unsent {
 }
 
 impl Server {
-    pub(super) async fn new(to: (Host, u16), stream: TcpStream) -> Result<Self, NoDial> {
+    pub(super) async fn new(guest: &Guest, to: (Host, u16), stream: TcpStream) -> Result<Self, NoDial> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| NoDial::Unreachable)?;
-        // Ends with the sender, or when it is aborted.
-        let task = tokio::spawn(connection.with_upgrades()).abort_handle();
-        Ok(Self { to, sender, task })
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        guest.lanes.spawn(async move {
+            tokio::select! {
+                // Ends with the sender, or the server; whoever waits for an answer is told of a failure.
+                _ = connection.with_upgrades() => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        Ok(Self {
+            to,
+            sender,
+            _end: end.drop_guard(),
+        })
     }
 
     /// Whether it leads there, and can take another request.

@@ -52,8 +52,7 @@ pub(super) async fn connect(
         }
     };
     let place = Arc::clone(&connection.place);
-    // Bounded by the flow, which is cut with everything else of the guest.
-    tokio::spawn(async move {
+    connection.guest.lanes.spawn(async move {
         let Some((early, stream)) = switched(&flow, upgrade).await else {
             return;
         };
@@ -74,7 +73,7 @@ pub(super) fn upgraded(
     server: Server,
 ) {
     let place = Arc::clone(&connection.place);
-    tokio::spawn(async move {
+    connection.guest.lanes.spawn(async move {
         let (guests, servers) = tokio::join!(switched(&flow, guests), switched(&flow, servers));
         // Its task has given the connection away.
         drop(server);

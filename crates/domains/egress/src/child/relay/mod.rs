@@ -1,8 +1,7 @@
 //! Moving bytes between two sockets, both ways, until both have said that there are no more.
 //!
 //! Bytes go through a pipe by `splice(2)` and never come into this process; where no pipe is to be had they are copied
-//! through a small buffer ([`step`]). A step is so short, and only so many of a guest's connections take one at a time
-//! ([`super::guest::Guest::turns`]), that the connections of another guest find a thread that is free.
+//! through a small buffer ([`step`]).
 
 mod pipes;
 mod step;
@@ -17,9 +16,14 @@ use step::Stepped;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
+    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
+/// What a step takes of the budget that tokio gives a task, which is 128: so much, and one for so many bytes. It makes the
+/// turn of a guest that moves much a few hundred microseconds long ([`super::lanes`]).
+const SHARE: usize = 3;
+const SHARE_FOR: usize = 16 << 10;
 /// For what was read before there was a connection to be taken by it.
 const EARLY: Duration = Duration::from_secs(30);
 
@@ -109,7 +113,6 @@ async fn both(flow: &Flow, guest: &mut TcpStream, server: &mut TcpStream, early:
 
 /// One way, until its end.
 async fn one(flow: &Flow, way: Way, from: &TcpStream, to: &TcpStream) -> Result<(), End> {
-    let turns = &flow.guest().turns;
     loop {
         from.readable().await.map_err(broken)?;
         let most = loop {
@@ -118,13 +121,13 @@ async fn one(flow: &Flow, way: Way, from: &TcpStream, to: &TcpStream) -> Result<
                 Err(wait) => sleep(wait).await,
             }
         };
-        // Never closed.
-        let turn = turns.acquire().await.ok();
-        match step::step(flow, from, to, most as usize, turn)
-            .await
-            .map_err(broken)?
-        {
-            Stepped::Moved(count) => flow.spend(way, count as u64),
+        match step::step(flow, from, to, most as usize).await.map_err(broken)? {
+            Stepped::Moved(count) => {
+                flow.spend(way, count as u64);
+                for _ in 0..SHARE + count / SHARE_FOR {
+                    consume_budget().await;
+                }
+            }
             Stepped::Nothing => {}
             Stepped::Ended => {
                 // The other may have broken off just then.

@@ -6,7 +6,7 @@ use super::{
 };
 use rustix::pipe::{SpliceFlags, splice};
 use std::{io, os::fd::AsFd};
-use tokio::{io::Interest, net::TcpStream, sync::SemaphorePermit};
+use tokio::{io::Interest, net::TcpStream};
 
 /// At most so many bytes go in a step.
 pub(super) const MOST: u64 = pipes::SIZE as u64;
@@ -39,14 +39,8 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Reads what there is and sends it on. Waits for the receiver without a turn.
-pub(super) async fn step(
-    flow: &Flow,
-    from: &TcpStream,
-    to: &TcpStream,
-    most: usize,
-    turn: Option<SemaphorePermit<'_>>,
-) -> io::Result<Stepped> {
+/// Reads what there is and sends it on.
+pub(super) async fn step(flow: &Flow, from: &TcpStream, to: &TcpStream, most: usize) -> io::Result<Stepped> {
     let guest = flow.guest();
     let pipes = &guest.process.pipes;
     let lent = Lent {
@@ -68,7 +62,7 @@ pub(super) async fn step(
             let stepped = match count(got)? {
                 Stepped::Moved(count) => {
                     let mut left = count;
-                    send(flow, to, turn, |to| {
+                    send(to, |to| {
                         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
                         left -= splice(&pipe.reader, None, to.as_fd(), None, left, flags)?;
                         Ok(left == 0)
@@ -86,7 +80,7 @@ pub(super) async fn step(
             let stepped = count(from.try_read(&mut buffer))?;
             if let Stepped::Moved(count) = stepped {
                 let mut rest = &buffer[..count];
-                send(flow, to, turn, |to| {
+                send(to, |to| {
                     let sent = rustix::net::send(to, rest, rustix::net::SendFlags::NOSIGNAL)?;
                     rest = &rest[sent..];
                     Ok(rest.is_empty())
@@ -114,21 +108,13 @@ fn count(got: io::Result<usize>) -> io::Result<Stepped> {
 }
 
 /// Calls `some` whenever the receiver can take more, until it has all.
-async fn send(
-    flow: &Flow,
-    to: &TcpStream,
-    turn: Option<SemaphorePermit<'_>>,
-    mut some: impl FnMut(&TcpStream) -> io::Result<bool>,
-) -> io::Result<()> {
-    let mut turn = turn;
+async fn send(to: &TcpStream, mut some: impl FnMut(&TcpStream) -> io::Result<bool>) -> io::Result<()> {
     loop {
         match to.try_io(Interest::WRITABLE, || some(to)) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                drop(turn.take());
                 to.writable().await?;
-                turn = flow.guest().turns.acquire().await.ok();
             }
             Err(error) => return Err(error),
         }
