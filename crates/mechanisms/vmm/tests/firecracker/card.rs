@@ -121,7 +121,7 @@ async fn a_card_keeps_to_its_rate_in_clones_too() {
 }
 
 #[tokio::test]
-async fn a_machine_without_its_namespace_is_refused_and_leaves_nothing() {
+async fn a_machine_whose_tap_is_taken_is_refused_and_leaves_nothing() {
     let (Some(vmm), Some(port)) = (driver().await, Port::new()) else {
         return;
     };
