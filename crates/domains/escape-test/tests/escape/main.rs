@@ -20,13 +20,15 @@ use omnirun_escape_test::{
 use play::Play;
 
 /// The tests, and in how many parts each is run: side by side, in labs of their own, since they mostly wait.
-const TESTS: [(&str, usize); 9] = [
+const TESTS: [(&str, usize); 11] = [
     ("planted", 1),
     ("deaf-and-dumb", 1),
     ("killed", 1),
     ("none", 1),
     ("allow", 1),
     ("open", 1),
+    ("unaware-allow", 1),
+    ("unaware-open", 1),
     ("behind", 1),
     ("walls-of-allow", PARTS),
     ("walls-of-open", PARTS),
@@ -95,8 +97,11 @@ fn inside(test: &str, part: usize) {
                 "planted" => witness::planted(&lab).await,
                 "deaf-and-dumb" => witness::deaf_and_dumb(&lab).await,
                 "none" => none(&lab).await,
-                "allow" => green(&lab, Mode::Allow).await,
-                "open" => green(&lab, Mode::Open).await,
+                "allow" => green(Play::begin(&lab, Mode::Allow).await).await,
+                "open" => green(Play::begin(&lab, Mode::Open).await).await,
+                // The lab as if it were this host's own network.
+                "unaware-allow" => green(Play::begin_unaware(&lab, Mode::Allow).await).await,
+                "unaware-open" => green(Play::begin_unaware(&lab, Mode::Open).await).await,
                 "behind" => behind(&lab).await,
                 "walls-of-allow" => walls(&lab, Mode::Allow, part).await,
                 "walls-of-open" => walls(&lab, Mode::Open, part).await,
@@ -117,8 +122,7 @@ async fn none(lab: &Lab) {
 }
 
 /// Everything at once.
-async fn green(lab: &Lab, mode: Mode) {
-    let play = Play::begin(lab, mode).await;
+async fn green(play: Play<'_>) {
     let report = play.run(None).await;
     play.end().await;
     assert!(report.outcome == Outcome::Green, "{}", render(&report, false));

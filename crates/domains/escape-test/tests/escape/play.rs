@@ -17,7 +17,10 @@ use omnirun_egress_policy::{AuditLine, Mode, NoPresets, Policy, special, special
 use omnirun_escape_test::{
     Attacker, AttackerError, Patience, Report, Run, Sandbox, World,
     attempts::{Attempt, From},
-    lab::{LINK, Lab, zone::PERMITTED_PRIVATE},
+    lab::{
+        LINK, Lab,
+        zone::{self, PERMITTED_PRIVATE},
+    },
     world::Uplink,
 };
 use omnirun_guest_net::UPLINK;
@@ -41,6 +44,8 @@ pub struct Play<'a> {
     /// Another sandbox of the same owner.
     neighbour: Option<Namespace>,
     pub world: World,
+    /// What is to be in force instead of what it begins with.
+    tighter: Option<Policy>,
     /// Rules that were taken out and are shown as if nothing had met them.
     removed: Vec<String>,
 }
@@ -117,11 +122,13 @@ impl Sandbox for Play<'_> {
     }
 
     async fn tighten(&self) -> Result<(), String> {
-        let policy = policy(World::lab_policy(self.mode == Mode::Open));
-        apply(&self.namespace, &policy).await;
+        let Some(policy) = &self.tighter else {
+            return Ok(());
+        };
+        apply(&self.namespace, policy).await;
         let attachment = self.attachment.lock().await;
         let attachment = attachment.as_ref().ok_or("there is no attachment")?;
-        attachment.update(&policy).await.map_err(|e| e.to_string())
+        attachment.update(policy).await.map_err(|e| e.to_string())
     }
 
     async fn audit(&self) -> Result<Vec<AuditLine>, String> {
@@ -162,7 +169,28 @@ fn kinds() -> Vec<Special> {
 }
 
 impl<'a> Play<'a> {
+    /// What the lab is made for.
     pub async fn begin(lab: &'a Lab, mode: Mode) -> Self {
+        let open = mode == Mode::Open;
+        let tighter = policy(World::lab_policy(open));
+        let first = policy(World::lab_policy_at_first(open));
+        Self::under(lab, mode, World::lab(), first, Some(tighter)).await
+    }
+
+    /// As if the lab were this host's own network.
+    pub async fn begin_unaware(lab: &'a Lab, mode: Mode) -> Self {
+        let site = zone::LISTED.0;
+        let first = policy(World::real_policy(mode, site).unwrap());
+        Self::under(lab, mode, World::real(site).unwrap(), first, None).await
+    }
+
+    async fn under(
+        lab: &'a Lab,
+        mode: Mode,
+        mut world: World,
+        policy: Policy,
+        tighter: Option<Policy>,
+    ) -> Self {
         let config = NetworksConfig {
             tag: format!("play_{}", std::process::id()),
             special: kinds(),
@@ -176,7 +204,6 @@ impl<'a> Play<'a> {
             Kind::Restricted
         };
         let namespace = Arc::new(networks.take(kind).await.unwrap());
-        let policy = policy(World::lab_policy_at_first(mode == Mode::Open));
         assert_eq!(policy.mode(), mode);
         apply(&namespace, &policy).await;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -198,13 +225,12 @@ impl<'a> Play<'a> {
         };
         let attachment = proxy.attach(AttachmentId(1), sockets, &policy).await.unwrap();
         let guest = Guest::plug(namespace.descriptor()).unwrap();
-        let mut world = World::lab();
         // Its vsock would be that of the machine that the tests run on.
         world.machine = false;
         world.uplink = Uplink::find(namespace.descriptor().as_fd()).unwrap();
         let mut neighbour = None;
         if mode == Mode::Open {
-            world.permitted_private = Some(PERMITTED_PRIVATE);
+            world.permitted_private = world.lab.then_some(PERMITTED_PRIVATE);
             let other = networks.take(Kind::Open).await.unwrap();
             let uplink = Uplink::find(other.descriptor().as_fd()).unwrap().unwrap();
             world.sandboxes = vec![uplink.address];
@@ -221,6 +247,7 @@ impl<'a> Play<'a> {
             guest,
             neighbour,
             world,
+            tighter,
             removed: Vec::new(),
         }
     }
@@ -230,7 +257,7 @@ impl<'a> Play<'a> {
             mode: self.mode,
             world: &self.world,
             places: self.lab.places("omr"),
-            records: Some(self.lab.records()),
+            records: self.world.lab.then(|| self.lab.records()),
             driver: "no VM".to_owned(),
             others: vec![
                 (From::Namespace, self.namespace.descriptor(), UPLINK.to_owned()),
