@@ -51,6 +51,8 @@ pub struct Host {
     pub images: ImageStore,
     /// What runs its VMs.
     pub vmm: Arc<dyn Vmm>,
+    /// Where the cards of its VMs lead.
+    pub network: Arc<OwnerNetwork>,
     /// The VMs of this process.
     pub engine: Arc<Engine>,
 }
@@ -90,13 +92,14 @@ pub async fn open(
     }
     let images = ImageStore::open(data.root())?;
     let vmm = driver.find(&data).await?;
+    let network = Arc::new(OwnerNetwork::new(&data, ProxyConfig::default()));
     let engine = Engine::open(EngineConfig {
         data: data.clone(),
         db: db.clone(),
         vmm: vmm.clone(),
         command: command.to_owned(),
         pool_memory,
-        network: Some(Arc::new(OwnerNetwork::new(&data, ProxyConfig::default()))),
+        network: Some(network.clone()),
         snapshots: SnapshotLimits::default(),
         say: Arc::new(|notice| crate::output::say(format_args!("omnirun: {notice}"))),
     })
@@ -111,6 +114,7 @@ pub async fn open(
         db,
         images,
         vmm,
+        network,
         engine,
     })
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod clean;
 pub mod doctor;
+pub mod escape_test;
 pub mod image;
 pub mod policy;
 pub mod run;

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use omnirun_egress::{Proxy, ProxyConfig};
 use omnirun_egress_policy::{Ipv4Net, special, special_v4_nets};
 use omnirun_ids::SandboxId;
-use omnirun_netns::{Kind, Networks, NetworksConfig, Ready, Special};
+use omnirun_netns::{Kind, Namespace, Networks, NetworksConfig, Ready, Special};
 use omnirun_sandboxes::{Card, Network, NetworkError, Port};
 use omnirun_store::{AuditLog, DataDir, OwnerId};
 use std::sync::{
@@ -51,6 +51,18 @@ impl OwnerNetwork {
             data: data.clone(),
             proxy,
             opened: OnceCell::new(),
+        }
+    }
+
+    /// The namespace of a sandbox that was claimed with a card and lives.
+    pub fn namespace(&self, sandbox: &SandboxId) -> Option<Arc<Namespace>> {
+        self.opened.get()?.shared.ports.namespace(sandbox.as_str())
+    }
+
+    /// Waits until what the proxy has said by now is in the audit log.
+    pub async fn written(&self) {
+        if let Some(opened) = self.opened.get() {
+            opened.shared.ports.written().await;
         }
     }
 

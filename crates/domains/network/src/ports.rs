@@ -45,6 +45,17 @@ impl Ports {
         self.lock().insert(id, entry);
     }
 
+    pub(crate) fn namespace(&self, sandbox: &str) -> Option<Arc<Namespace>> {
+        let entries = self.lock();
+        let entry = entries.values().find(|entry| entry.sandbox == sandbox)?;
+        Some(entry.namespace.clone())
+    }
+
+    /// Waits until every line so far is in the log.
+    pub(crate) async fn written(&self) {
+        self.audit.written().await;
+    }
+
     pub(crate) fn remove(&self, id: AttachmentId) {
         self.lock().remove(&id);
     }
