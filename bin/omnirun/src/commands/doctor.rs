@@ -4,6 +4,7 @@
 //!   report      a check's outcome, the verdict, the table
 //!   drivers     the VMMs: which is used and why, accelerator, confinement
 //!   sandboxes   what sandboxes need beside: data folder, image, snapshot
+//!   network     whether sandboxes can have a card
 //!   host        what the host is like: memory, namespaces, kernel
 //!   production  Firecracker's checklist for production hosts
 //! ```
@@ -12,6 +13,7 @@
 
 mod drivers;
 mod host;
+mod network;
 mod production;
 mod report;
 mod sandboxes;
@@ -51,6 +53,7 @@ pub fn main(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let found = output::runtime()?.block_on(sandboxes::look(global, args.driver));
     let mut checks = found.checks;
     checks.extend(host::checks());
+    checks.push(network::check());
     let facts = Facts::read(found.paths, found.image);
     let whole = Whole {
         report: Report::new(checks),

@@ -1,0 +1,160 @@
+//! Networks with the shipped binary and real guests: the escape test in its lab, and what is left after a SIGKILL.
+
+use omnirun_e2e::{
+    data,
+    leftovers::{leftovers, vmms},
+    omnirun, omnirun_in, private_data, run, wait_until,
+};
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Duration,
+};
+
+/// For a machine under heavy load; nothing waits for it to pass.
+const BOUND: Duration = Duration::from_secs(180);
+
+/// `false`, with a word, where namespaces cannot be had.
+fn may() -> bool {
+    let wrong = omnirun_netns::check().into_iter().find_map(|check| check.problem);
+    if let Some(problem) = &wrong {
+        eprintln!("SKIPPED: {problem}");
+    }
+    wrong.is_none()
+}
+
+#[test]
+fn nothing_gets_out_of_a_sandbox_in_any_mode() {
+    if !may() {
+        return;
+    }
+    let (code, out, err) = run(&mut omnirun(["escape-test", "--lab", "--json"]));
+    let reports: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let bad: Vec<&Value> = reports
+        .iter()
+        .flat_map(|report| report["attempts"].as_array().into_iter().flatten())
+        .filter(|attempt| attempt["verdict"] != "pass")
+        .collect();
+    assert_eq!(code, 0, "{bad:#?}\n{err}");
+    let modes: Vec<&str> = reports.iter().filter_map(|report| report["mode"].as_str()).collect();
+    assert_eq!(modes, ["none", "allow", "open"]);
+}
+
+#[test]
+fn without_a_policy_there_is_no_card_and_with_one_names_are_ours_to_answer() {
+    let (code, out, err) = run(&mut omnirun(["run", "--", "sh", "-c", "ls /sys/class/net"]));
+    assert_eq!((code, out.trim()), (0, "lo"), "{err}");
+    if !may() {
+        return;
+    }
+    let look = "ls /sys/class/net; cat /etc/resolv.conf; getent hosts other.example || echo none";
+    let (code, out, err) = run(&mut omnirun(["run", "--net", "allow:listed.example", "--", "sh", "-c", look]));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out, "eth0\nlo\nnameserver 192.0.0.1\nnone\n");
+}
+
+#[test]
+fn a_policy_that_is_none_changes_nothing_and_says_what_is_wrong() {
+    for (policy, says) in [
+        ("allow:a b", "host name"),
+        ("allow:169.254.169.254", "never reached"),
+        ("preset:nowhere", "anthropic, github"),
+        ("/nowhere/policy.toml", "/nowhere/policy.toml"),
+        ("everything", "none, open, allow:"),
+    ] {
+        let (code, _, err) = run(&mut omnirun(["run", "--net", policy, "--", "true"]));
+        assert!(code == 125 && err.contains(says), "{policy}: {code} {err}");
+    }
+}
+
+#[test]
+fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
+    if !may() {
+        return;
+    }
+    let private = private_data();
+    let data = private.path().join("data");
+    // The snapshot.
+    let (code, _, err) = run(&mut omnirun_in(&data, ["run", "--net", "allow:", "--", "true"]));
+    assert_eq!(code, 0, "{err}");
+    for victim in ["owner", "proxy", "VMM"] {
+        let mut child = omnirun_in(&data, ["run", "--net", "allow:", "--", "sh", "-c", "echo up; sleep 600"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("omnirun runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        assert_eq!(line, "up\n");
+        let proxies = children(child.id(), "egress-proxy");
+        let target = match victim {
+            "owner" => child.id(),
+            "proxy" => *proxies.first().expect("a proxy"),
+            _ => vmms(&data).first().expect("a VMM").0,
+        };
+        kill(target);
+        if victim == "proxy" {
+            // The sandbox lives on, and so does its owner; another proxy takes over.
+            wait_until("another proxy", BOUND, || {
+                children(child.id(), "egress-proxy").iter().any(|pid| !proxies.contains(pid))
+            });
+            kill(child.id());
+        }
+        child.wait().expect("it ends");
+        for pid in proxies {
+            wait_until("the proxy's end", BOUND, || !lives(pid, "egress-proxy"));
+        }
+        let (code, _, err) = run(&mut omnirun_in(&data, ["clean"]));
+        assert_eq!(code, 0, "{victim}: {err}");
+        assert_eq!(leftovers(&data), Vec::<String>::new(), "{victim}");
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// The words of a process's command line hold this one.
+fn lives(pid: u32, word: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).any(|arg| arg == word.as_bytes())
+}
+
+/// Children of a process with this word on their command line.
+fn children(parent: u32, word: &str) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let is_child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+        is_child && lives(*pid, word)
+    })
+    .collect()
+}
+
+#[test]
+fn the_audit_log_says_what_was_refused_and_a_policy_is_learnt_from_it() {
+    if !may() {
+        return;
+    }
+    let (code, _, err) = run(&mut omnirun([
+        "run", "--json", "--net", "allow:listed.example", "--", "getent", "hosts", "other.example",
+    ]));
+    assert_ne!(code, 125, "{err}");
+    let finish: Value = serde_json::from_str(err.lines().last().expect("a line")).expect("JSON");
+    let sandbox = finish["sandbox"].as_str().expect("its id");
+    let (code, out, err) = run(&mut omnirun(["policy", "log", sandbox, "--json"]));
+    assert_eq!(code, 0, "{err}");
+    let refused = out.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let refused: Vec<Value> = refused.filter(|line| line["name"] == "other.example").collect();
+    assert!(refused.iter().any(|line| line["reason"] == "not-listed"), "{out}");
+    let (code, out, err) = run(&mut omnirun(["policy", "learn", sandbox]));
+    assert_eq!(code, 0, "{err}");
+    let file = tempfile::Builder::new().suffix(".toml").tempfile_in(data()).expect("a file");
+    std::fs::write(file.path(), &out).expect("written");
+    let (code, said, err) = run(omnirun(["policy", "check"]).arg(file.path()));
+    assert_eq!(code, 0, "{err}");
+    assert!(said.contains("allow"), "{said}");
+}
