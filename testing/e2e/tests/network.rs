@@ -30,14 +30,20 @@ fn nothing_gets_out_of_a_sandbox_in_any_mode() {
         return;
     }
     let (code, out, err) = run(&mut omnirun(["escape-test", "--lab", "--json"]));
-    let reports: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let reports: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
     let bad: Vec<&Value> = reports
         .iter()
         .flat_map(|report| report["attempts"].as_array().into_iter().flatten())
         .filter(|attempt| attempt["verdict"] != "pass")
         .collect();
     assert_eq!(code, 0, "{bad:#?}\n{err}");
-    let modes: Vec<&str> = reports.iter().filter_map(|report| report["mode"].as_str()).collect();
+    let modes: Vec<&str> = reports
+        .iter()
+        .filter_map(|report| report["mode"].as_str())
+        .collect();
     assert_eq!(modes, ["none", "allow", "open"]);
 }
 
@@ -49,7 +55,15 @@ fn without_a_policy_there_is_no_card_and_with_one_names_are_ours_to_answer() {
         return;
     }
     let look = "ls /sys/class/net; cat /etc/resolv.conf; getent hosts other.example || echo none";
-    let (code, out, err) = run(&mut omnirun(["run", "--net", "allow:listed.example", "--", "sh", "-c", look]));
+    let (code, out, err) = run(&mut omnirun([
+        "run",
+        "--net",
+        "allow:listed.example",
+        "--",
+        "sh",
+        "-c",
+        look,
+    ]));
     assert_eq!(code, 0, "{err}");
     assert_eq!(out, "eth0\nlo\nnameserver 192.0.0.1\nnone\n");
 }
@@ -79,10 +93,13 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
     let (code, _, err) = run(&mut omnirun_in(&data, ["run", "--net", "allow:", "--", "true"]));
     assert_eq!(code, 0, "{err}");
     for victim in ["owner", "proxy", "VMM"] {
-        let mut child = omnirun_in(&data, ["run", "--net", "allow:", "--", "sh", "-c", "echo up; sleep 600"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("omnirun runs");
+        let mut child = omnirun_in(
+            &data,
+            ["run", "--net", "allow:", "--", "sh", "-c", "echo up; sleep 600"],
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("omnirun runs");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -97,7 +114,9 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
         if victim == "proxy" {
             // The sandbox lives on, and so does its owner; another proxy takes over.
             wait_until("another proxy", BOUND, || {
-                children(child.id(), "egress-proxy").iter().any(|pid| !proxies.contains(pid))
+                children(child.id(), "egress-proxy")
+                    .iter()
+                    .any(|pid| !proxies.contains(pid))
             });
             kill(child.id());
         }
@@ -140,19 +159,31 @@ fn the_audit_log_says_what_was_refused_and_a_policy_is_learnt_from_it() {
         return;
     }
     let (code, _, err) = run(&mut omnirun([
-        "run", "--json", "--net", "allow:listed.example", "--", "getent", "hosts", "other.example",
+        "run",
+        "--json",
+        "--net",
+        "allow:listed.example",
+        "--",
+        "getent",
+        "hosts",
+        "other.example",
     ]));
     assert_ne!(code, 125, "{err}");
     let finish: Value = serde_json::from_str(err.lines().last().expect("a line")).expect("JSON");
     let sandbox = finish["sandbox"].as_str().expect("its id");
     let (code, out, err) = run(&mut omnirun(["policy", "log", sandbox, "--json"]));
     assert_eq!(code, 0, "{err}");
-    let refused = out.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let refused = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect(line));
     let refused: Vec<Value> = refused.filter(|line| line["name"] == "other.example").collect();
     assert!(refused.iter().any(|line| line["reason"] == "not-listed"), "{out}");
     let (code, out, err) = run(&mut omnirun(["policy", "learn", sandbox]));
     assert_eq!(code, 0, "{err}");
-    let file = tempfile::Builder::new().suffix(".toml").tempfile_in(data()).expect("a file");
+    let file = tempfile::Builder::new()
+        .suffix(".toml")
+        .tempfile_in(data())
+        .expect("a file");
     std::fs::write(file.path(), &out).expect("written");
     let (code, said, err) = run(omnirun(["policy", "check"]).arg(file.path()));
     assert_eq!(code, 0, "{err}");

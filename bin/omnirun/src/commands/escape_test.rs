@@ -9,7 +9,6 @@
 //! ```
 
 mod guest;
-mod here;
 
 use crate::{
     Global,
@@ -22,13 +21,15 @@ use omnirun_egress_policy::{NoPresets, Policy};
 use omnirun_escape_test::{
     Mode, Outcome, Patience, Report, Run, World,
     attempts::From,
+    capture::Place,
     lab::{LINK, Lab, enter},
     report,
     world::Uplink,
 };
 use omnirun_guest_net::UPLINK;
 use omnirun_ids::{ByteSize, TemplateName};
-use std::{io::IsTerminal, os::fd::AsFd, process::ExitCode};
+use omnirun_sys::host::net;
+use std::{io::IsTerminal, os::fd::AsFd, process::ExitCode, sync::Arc};
 
 /// How the names of links begin that lead out of sandboxes' namespaces.
 const THRESHOLD: &str = "omr";
@@ -151,20 +152,34 @@ fn print(report: &Report, json: bool) {
 
 /// One mode, in a sandbox of its own.
 async fn one(host: &Host, args: &Args, lab: Option<&Lab>, mode: Mode) -> anyhow::Result<Report> {
-    let (mut world, text) = match lab {
-        Some(_) => (World::lab(), World::lab_policy(mode == Mode::Open)),
-        None => (here::world(&args.site)?, here::policy(mode, &args.site)),
+    let open = mode == Mode::Open;
+    let (mut world, first, then) = match (lab, mode) {
+        (Some(_), Mode::None) => (World::lab(), None, None),
+        (Some(_), _) => (
+            World::lab(),
+            Some(World::lab_policy_at_first(open)),
+            Some(World::lab_policy(open)),
+        ),
+        (None, _) => {
+            let world = World::real(&args.site).with_context(|| {
+                format!(
+                    "{} is of no use here; name a host that answers with --site, or take --lab",
+                    args.site
+                )
+            })?;
+            (world, World::real_policy(mode, &args.site), None)
+        }
     };
-    let policy = match mode {
-        Mode::None => Policy::none(),
-        _ => Policy::from_toml(&text, &NoPresets).context("the policy of the test")?,
+    let policy = |text: Option<String>| match text {
+        Some(text) => Policy::from_toml(&text, &NoPresets).context("the policy of the test"),
+        None => Ok(Policy::none()),
     };
-    let subject = Subject::start(host, &args.template, policy).await?;
-    let namespace = subject.namespace();
+    let then = then.map(|text| policy(Some(text))).transpose()?;
+    let subject = Subject::start(host, &args.template, policy(first)?, then).await?;
     let mut others = Vec::new();
-    if let Some(namespace) = &namespace {
-        world.uplink =
-            Uplink::find(namespace.descriptor().as_fd()).context("cannot look at the sandbox's uplink")?;
+    if let Some(namespace) = subject.namespace() {
+        let uplink = Uplink::find(namespace.descriptor().as_fd());
+        world.uplink = uplink.context("cannot look at the sandbox's uplink")?;
         others.push((From::Namespace, namespace.descriptor(), UPLINK.to_owned()));
     }
     if let Some(lab) = lab {
@@ -175,7 +190,7 @@ async fn one(host: &Host, args: &Args, lab: Option<&Lab>, mode: Mode) -> anyhow:
         world: &world,
         places: match lab {
             Some(lab) => lab.places(THRESHOLD),
-            None => here::places(THRESHOLD)?,
+            None => vec![here()?],
         },
         records: lab.map(Lab::records),
         driver: format!("{} ({})", host.vmm.facts().driver, host.vmm.facts().accelerator),
@@ -186,4 +201,14 @@ async fn one(host: &Host, args: &Args, lab: Option<&Lab>, mode: Mode) -> anyhow:
     let report = run.run(&subject, &subject).await;
     subject.end().await;
     Ok(report?)
+}
+
+/// This host's own namespace.
+fn here() -> anyhow::Result<Place> {
+    let namespace = net::namespace().context("cannot open the host's network namespace")?;
+    Ok(Place {
+        name: "host".to_owned(),
+        namespace: Arc::new(namespace),
+        threshold: Some(THRESHOLD.to_owned()),
+    })
 }

@@ -3,7 +3,7 @@
 use crate::{audit::Writer, owners, port::CardPort, ports::Ports};
 use async_trait::async_trait;
 use omnirun_egress::{Proxy, ProxyConfig};
-use omnirun_egress_policy::{Ipv4Net, special, special_v4_nets};
+use omnirun_egress_policy::{Ipv4Net, Policy, special, special_v4_nets};
 use omnirun_ids::SandboxId;
 use omnirun_netns::{Kind, Namespace, Networks, NetworksConfig, Ready, Special};
 use omnirun_sandboxes::{Card, Network, NetworkError, Port};
@@ -57,6 +57,13 @@ impl OwnerNetwork {
     /// The namespace of a sandbox that was claimed with a card and lives.
     pub fn namespace(&self, sandbox: &SandboxId) -> Option<Arc<Namespace>> {
         self.opened.get()?.shared.ports.namespace(sandbox.as_str())
+    }
+
+    /// Waits until this policy is in force for a sandbox that follows it; also if its sandbox ends.
+    pub async fn in_force(&self, sandbox: &SandboxId, policy: &Policy) {
+        if let Some(opened) = self.opened.get() {
+            opened.shared.ports.in_force(sandbox.as_str(), policy).await;
+        }
     }
 
     /// Waits until what the proxy has said by now is in the audit log.

@@ -9,7 +9,7 @@ use omnirun_netns::{Kind, Namespace, NetError};
 use omnirun_sandboxes::{Egress, NetworkError, Port};
 use omnirun_vmm::Nic;
 use std::{net::Ipv4Addr, os::fd::AsFd, sync::Arc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A port.
@@ -75,16 +75,25 @@ async fn apply(namespace: &Namespace, policy: &Policy) -> Result<(), NetError> {
 
 /// Puts each new policy in force. The namespace comes first when it becomes stricter or looser alike: what it lets through
 /// to the proxy the proxy decides.
-async fn follow(mut egress: Egress, namespace: Arc<Namespace>, attachment: Arc<Attachment>) {
+async fn follow(
+    mut egress: Egress,
+    namespace: Arc<Namespace>,
+    attachment: Arc<Attachment>,
+    in_force: watch::Sender<Arc<Policy>>,
+) {
     while egress.policy.changed().await.is_ok() {
         let policy = egress.current();
         let kernel = apply(&namespace, &policy).await.map_err(NetworkError::from);
         let proxy = attachment.update(&policy).await.map_err(NetworkError::from);
-        for error in [kernel.err(), proxy.err()].into_iter().flatten() {
+        let errors: Vec<NetworkError> = [kernel.err(), proxy.err()].into_iter().flatten().collect();
+        for error in &errors {
             tracing::error!(
-                error = &*error,
+                error = &**error,
                 "a changed egress policy is not in force in every part"
             );
+        }
+        if errors.is_empty() {
+            in_force.send_replace(policy);
         }
     }
 }
@@ -105,11 +114,13 @@ impl Port for CardPort {
         egress.policy.mark_unchanged();
         let policy = egress.current();
         let id = AttachmentId(self.shared.next());
+        let (publish, in_force) = watch::channel(policy.clone());
         let entry = Entry {
             namespace: namespace.clone(),
             subject: egress.subject.clone().unwrap_or_else(|| self.sandbox.to_string()),
             sandbox: self.sandbox.to_string(),
             session: egress.session.clone(),
+            in_force,
         };
         self.shared.ports.insert(id, entry);
         let made = async {
@@ -127,7 +138,7 @@ impl Port for CardPort {
         match made.await {
             Ok(attachment) => {
                 let attachment = Arc::new(attachment);
-                let following = follow(egress, namespace.clone(), attachment.clone());
+                let following = follow(egress, namespace.clone(), attachment.clone(), publish);
                 state.admitted = Some(Admitted {
                     attachment,
                     following: AbortOnDropHandle::new(tokio::spawn(following)),

@@ -3,7 +3,7 @@
 use crate::audit::Writer;
 use async_trait::async_trait;
 use omnirun_egress::{AttachmentId, Host};
-use omnirun_egress_policy::AuditLine;
+use omnirun_egress_policy::{AuditLine, Policy};
 use omnirun_netns::Namespace;
 use std::{
     collections::HashMap,
@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// What the proxy's requests are about.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) subject: String,
     pub(crate) sandbox: String,
     pub(crate) session: Option<String>,
+    /// What is in force.
+    pub(crate) in_force: watch::Receiver<Arc<Policy>>,
 }
 
 /// The ports that somebody was admitted to.
@@ -49,6 +52,18 @@ impl Ports {
         let entries = self.lock();
         let entry = entries.values().find(|entry| entry.sandbox == sandbox)?;
         Some(entry.namespace.clone())
+    }
+
+    pub(crate) async fn in_force(&self, sandbox: &str, policy: &Policy) {
+        let found = self
+            .lock()
+            .values()
+            .find(|entry| entry.sandbox == sandbox)
+            .map(|entry| entry.in_force.clone());
+        if let Some(mut in_force) = found {
+            // An error: its follower has ended, and so has the sandbox.
+            let _ = in_force.wait_for(|now| **now == *policy).await;
+        }
     }
 
     /// Waits until every line so far is in the log.

@@ -12,5 +12,8 @@ pub fn check() -> Check {
     if wrong.is_empty() {
         return Check::ok(name, "cards for sandboxes can be had (--net)");
     }
-    Check::warn(name, format!("no sandbox can have a network card: {}", wrong.join("; ")))
+    Check::warn(
+        name,
+        format!("no sandbox can have a network card: {}", wrong.join("; ")),
+    )
 }
