@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hickory_proto::{
@@ -93,12 +96,17 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
 const TTL: u32 = 0;
 
 /// The server of all zones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Zone {
-    flipped: AtomicBool,
+    flipped: Arc<AtomicBool>,
 }
 
 impl Zone {
+    /// One in which the name of [`FLIP`] leads to its first address until this is true.
+    pub(super) fn new(flipped: Arc<AtomicBool>) -> Self {
+        Self { flipped }
+    }
+
     /// The answer to a query; nothing to what is none.
     pub(super) fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
         let query = Message::from_vec(query).ok()?;

@@ -81,7 +81,7 @@ impl Servers {
         let records = records.clone();
         let thread = std::thread::Builder::new().name("lab".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let zone = Arc::new(Zone::default());
+                let zone = Arc::new(Zone::new(records.flipped()));
                 for sockets in all {
                     if let Err(error) = sockets.serve(&records, &tls, &zone) {
                         tracing::error!(%error, "a server of the lab did not start");

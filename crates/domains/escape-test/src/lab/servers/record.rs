@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde::Serialize;
@@ -42,7 +45,10 @@ const MOST: usize = 10_000;
 
 /// Collects what the servers see.
 #[derive(Debug, Clone, Default)]
-pub struct Records(Arc<Mutex<State>>);
+pub struct Records {
+    state: Arc<Mutex<State>>,
+    flipped: Arc<AtomicBool>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -56,6 +62,12 @@ impl Records {
         let mut state = self.lock();
         state.needles = Some(Needles::new(nonces));
         state.seen.clear();
+        self.flipped.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the name has been asked for, in this run, that leads elsewhere from the second time on.
+    pub(super) fn flipped(&self) -> Arc<AtomicBool> {
+        self.flipped.clone()
     }
 
     /// What was seen.
@@ -84,6 +96,6 @@ impl Records {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
