@@ -11,6 +11,7 @@ use crate::{
     Metrics,
     channel::{Channel, Event, Order, blob},
 };
+use omnirun_egress_policy::AuditLine;
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
@@ -31,8 +32,8 @@ const MAX_TTL: u32 = 600;
 const MAX_REQUESTS: usize = 4096;
 /// At most so many are with the host at a time.
 const AT_A_TIME: usize = 64;
-/// Longest reason that is believed.
-const MAX_WHY: usize = 300;
+/// Longest text that is taken over.
+const MAX_TEXT: usize = 300;
 
 type Questions = Mutex<BTreeMap<u64, oneshot::Sender<Option<Metrics>>>>;
 
@@ -156,7 +157,7 @@ async fn read(
             Event::Audit { lines } => {
                 for (id, line) in lines {
                     if table.has(id) {
-                        host.audit(AttachmentId(id), line);
+                        host.audit(AttachmentId(id), plain(line));
                     }
                 }
             }
@@ -199,7 +200,18 @@ async fn let_through(host: &dyn Host, id: u64, addresses: &[Ipv4Addr], ttl: u32)
     }
 }
 
+/// A line as it is passed on: without labels, which are not the child's to give, and of printable text.
+fn plain(line: AuditLine) -> AuditLine {
+    AuditLine {
+        sandbox: String::new(),
+        session: None,
+        name: line.name.as_deref().map(printable),
+        rule: line.rule.as_deref().map(printable),
+        ..line
+    }
+}
+
 fn printable(why: &str) -> String {
     let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    why.chars().take(MAX_WHY).map(shown).collect()
+    why.chars().take(MAX_TEXT).map(shown).collect()
 }

@@ -1,11 +1,12 @@
 //! The owner's side.
 //!
 //! ```text
-//!   Proxy, Attachment --> table  what is to be attached, under which policy      (state)
+//!   Proxy, Attachment --> table  what is to be attached, under which policy                        (state)
+//!          host's files --^ |    how names are resolved                                            (resolvers, follow)
 //!                           | notified
-//!   supervisor: start --> link --> end, back-off, start ...                      (supervisor)
-//!                 |         `- sends what this child has not been told yet, and answers what it asks     (link)
-//!                 `- process: confinement, standard error, end                                      (process)
+//!   supervisor: start --> link --> end, back-off, start ...                                        (supervisor)
+//!                 |         `- sends what this child has not been told yet, answers what it asks   (link)
+//!                 `- confinement, standard error, end                                              (process)
 //! ```
 //!
 //! The table is the truth. A link tells its child what differs from it, so that a child that was started again is told
@@ -15,6 +16,7 @@
 //! The descriptors of an attachment are the owner's own duplicates, kept for the next child. While there is none, nothing
 //! is read from the guests' sockets; connections that were open ended with the child.
 
+mod follow;
 mod link;
 mod process;
 mod resolvers;
@@ -194,7 +196,7 @@ pub enum EgressError {
         /// Why.
         why: String,
     },
-    /// The child did not answer. The order stands: whatever child there is will follow it.
+    /// The child did not answer, and is ended. The order stands: the next child will follow it.
     #[error("the egress proxy did not answer in time about attachment {0}")]
     Late(AttachmentId),
     /// The proxy has been shut down.
@@ -364,7 +366,14 @@ impl Attachment {
         let gone = async { while standing.changed().await.is_ok() {} };
         tokio::time::timeout(self.patience, gone)
             .await
-            .map_err(|_| EgressError::Late(self.id))
+            .map_err(|_| self.late())
+    }
+
+    /// A child that does not follow may go on letting through what it should not any more: it is ended. The next one is
+    /// told everything.
+    fn late(&self) -> EgressError {
+        self.table.distrusted.notify_one();
+        EgressError::Late(self.id)
     }
 
     async fn in_force(&self, serial: u64) -> Result<(), EgressError> {
@@ -380,7 +389,7 @@ impl Attachment {
                 _ => Ok(()),
             },
             Ok(Err(_)) => Err(EgressError::Closed),
-            Err(_) => Err(EgressError::Late(self.id)),
+            Err(_) => Err(self.late()),
         }
     }
 }

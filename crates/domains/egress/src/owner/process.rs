@@ -17,7 +17,7 @@ use omnirun_sys::host::{
     ready::Readable,
     spawn::{CORE, Credentials, NOFILE, Spawn, SpawnError, spawn},
 };
-use rustix::process::{Resource, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use std::{
     ffi::CString,
     fs, io,
@@ -183,6 +183,13 @@ impl Child {
             landlock: ruleset.as_ref().map(AsFd::as_fd),
         })
         .map_err(|SpawnError { step, source }| EgressError::Start { step, source })?;
+        // Its user could not have more than we may have ourselves, but root may give more.
+        let more = Rlimit {
+            current: Some(DESCRIPTORS),
+            maximum: Some(DESCRIPTORS),
+        };
+        let pid = Pid::from_raw(spawned.pid.cast_signed());
+        let _ = rustix::process::prlimit(pid, Resource::Nofile, more);
         let child = Self {
             pid: spawned.pid,
             pidfd: Arc::new(spawned.pidfd),

@@ -5,12 +5,13 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 /// How names are resolved. The child has no files, so it is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Resolvers {
-    /// As `/etc/resolv.conf` and `/etc/hosts` say when a child is started or told anew.
+    /// As `/etc/resolv.conf` and `/etc/hosts` say, also when they change.
     #[default]
     System,
     /// By these servers and this table.
@@ -29,10 +30,7 @@ impl Resolvers {
     /// What the child is told.
     pub(super) fn resolution(&self) -> Resolution {
         match self {
-            Self::System => Resolution {
-                servers: servers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
-                hosts: hosts(&fs::read_to_string("/etc/hosts").unwrap_or_default()),
-            },
+            Self::System => Files::default().read(),
             Self::Given { servers, hosts } => Resolution {
                 servers: servers.iter().map(|at| (at.ip(), at.port())).collect(),
                 hosts: hosts
@@ -40,6 +38,36 @@ impl Resolvers {
                     .map(|(name, at)| (name.to_ascii_lowercase(), at.clone()))
                     .collect(),
             },
+        }
+    }
+}
+
+/// The files that say how the host resolves names.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) resolv_conf: PathBuf,
+    pub(super) hosts: PathBuf,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            resolv_conf: "/etc/resolv.conf".into(),
+            hosts: "/etc/hosts".into(),
+        }
+    }
+}
+
+impl Files {
+    pub(super) fn paths(&self) -> [&Path; 2] {
+        [&self.resolv_conf, &self.hosts]
+    }
+
+    /// What they say. One that cannot be read says nothing.
+    pub(super) fn read(&self) -> Resolution {
+        Resolution {
+            servers: servers(&fs::read_to_string(&self.resolv_conf).unwrap_or_default()),
+            hosts: hosts(&fs::read_to_string(&self.hosts).unwrap_or_default()),
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Table {
     state: Mutex<State>,
     /// For the link: something is untold.
     pub(super) changed: Notify,
+    /// For the supervisor: the child did not do in time what it was told to.
+    pub(super) distrusted: Notify,
 }
 
 impl Table {
@@ -80,6 +82,7 @@ impl Table {
                 closed: false,
             }),
             changed: Notify::new(),
+            distrusted: Notify::new(),
         }
     }
 
@@ -161,10 +164,13 @@ impl Table {
     }
 
     pub(super) fn set_resolvers(&self, resolvers: Resolvers) {
-        let mut state = self.lock();
-        state.resolvers = resolvers;
-        state.untold.resolvers = true;
-        drop(state);
+        self.lock().resolvers = resolvers;
+        self.tell_resolvers();
+    }
+
+    /// How names are resolved has to be told anew.
+    pub(super) fn tell_resolvers(&self) {
+        self.lock().untold.resolvers = true;
         self.changed.notify_one();
     }
 

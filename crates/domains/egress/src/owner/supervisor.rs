@@ -1,6 +1,6 @@
 //! One child after the other.
 
-use super::{EgressError, Host, ProxyConfig, link, process::Child, state::Table};
+use super::{EgressError, Host, ProxyConfig, follow, link, process::Child, resolvers::Files, state::Table};
 use crate::channel::Channel;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -30,7 +30,11 @@ pub(super) async fn start(
     let first = start_child(&config).await?;
     pid.send_replace(Some(first.0.pid));
     Ok(tokio::spawn(async move {
-        supervise(config, host, &table, &stop, &pid, first).await;
+        tokio::select! {
+            // Its end is the end of both.
+            () = supervise(config, host, &table, &stop, &pid, first) => {}
+            () = follow_system(&table) => {}
+        }
         pid.send_replace(None);
         table.close();
     }))
@@ -52,6 +56,7 @@ async fn supervise(
             // Dropping the link closes the channel: the child ends.
             why = link::run(channel, table, &host) => why,
             () = child.ended() => "it ended".into(),
+            () = table.distrusted.notified() => "it did not answer".into(),
             () = stop.cancelled() => "shutdown".into(),
         };
         pid.send_replace(None);
@@ -88,6 +93,12 @@ async fn supervise(
         };
         pid.send_replace(Some(running.0.pid));
     }
+}
+
+/// Never ends. What is given in place of the system's is told again in vain, which does no harm.
+async fn follow_system(table: &Table) {
+    follow::follow(Files::default(), table).await;
+    std::future::pending().await
 }
 
 /// A child that has said that it is confined.
