@@ -122,6 +122,7 @@ async fn measure() {
         };
         attached.push(proxy.attach(AttachmentId(id), sockets, &policy).await.unwrap());
     }
+    let pid = proxy.pid().unwrap();
     let which = std::env::args().nth(1).unwrap_or_default();
     tokio::task::spawn_blocking(move || {
         serve();
@@ -130,6 +131,9 @@ async fn measure() {
         }
         if which.is_empty() || which == "latency" {
             latency();
+        }
+        if which.is_empty() || which == "memory" {
+            memory(pid);
         }
         if which.is_empty() || which == "fairness" {
             fairness();
@@ -445,6 +449,22 @@ async fn chat(mut stream: tokio::net::TcpStream, first: Duration, pause: Duratio
             tokio::time::sleep_until(round + pause).await;
         }
     }
+}
+
+/// What connections that are open take of the child's memory.
+fn memory(pid: u32) {
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = resident();
+    let crowd = Crowd::start(1000, None);
+    println!(
+        "memory: {before} KiB, with 1,000 idle connections {} KiB",
+        resident()
+    );
+    crowd.end();
 }
 
 fn fairness() {

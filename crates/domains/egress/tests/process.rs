@@ -4,10 +4,10 @@
 
 mod lab;
 
-use lab::{SOON, at, run, run_with, tls, until};
-use omnirun_egress::{AttachmentId, EgressError, Identity, Sockets};
+use lab::{SOON, at, kill, run, run_with, status, tls, until};
+use omnirun_egress::{AttachmentId, EgressError, Identity, ProxyConfig, Sockets};
 use omnirun_egress_policy::{Policy, Reason};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use std::{
     fs,
     os::fd::AsFd,
@@ -19,15 +19,6 @@ use tokio::{
     time::timeout,
 };
 
-fn status(pid: u32, field: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(&format!("{field}:")))
-        .unwrap();
-    line.split_once(':').unwrap().1.trim().to_owned()
-}
-
 fn descriptors(pid: u32) -> Vec<String> {
     let mut all: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
@@ -36,10 +27,6 @@ fn descriptors(pid: u32) -> Vec<String> {
         .collect();
     all.sort();
     all
-}
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
 #[test]
@@ -138,7 +125,7 @@ fn it_has_no_rights_and_no_more_descriptors_than_it_needs() {
 
 #[test]
 fn an_id_can_be_chosen() {
-    let change = |config: &mut omnirun_egress::ProxyConfig| {
+    let change = |config: &mut ProxyConfig| {
         config.identity = Identity::Ids {
             uid: 54_321,
             gid: 54_322,

@@ -52,16 +52,17 @@ async fn supervise(
     loop {
         let (child, channel) = running;
         let begun = Instant::now();
-        let why = tokio::select! {
+        let (why, grace) = tokio::select! {
             // Dropping the link closes the channel: the child ends.
-            why = link::run(channel, table, &host) => why,
-            () = child.ended() => "it ended".into(),
-            () = table.distrusted.notified() => "it did not answer".into(),
-            () = stop.cancelled() => "shutdown".into(),
+            why = link::run(channel, table, &host) => (why, GRACE),
+            () = child.ended() => ("it ended".into(), GRACE),
+            // It may be letting through what it should not.
+            () = table.distrusted.notified() => ("it did not answer".into(), Duration::ZERO),
+            () = stop.cancelled() => ("shutdown".into(), GRACE),
         };
         pid.send_replace(None);
         table.unlinked();
-        let said = child.end(GRACE).await;
+        let said = child.end(grace).await;
         if stop.is_cancelled() {
             return;
         }

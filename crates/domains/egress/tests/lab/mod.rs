@@ -17,11 +17,12 @@ use omnirun_egress::{
 };
 use omnirun_egress_policy::{AuditLine, NoPresets, Policy};
 use omnirun_sys::host::net::{in_namespace, in_new_namespace, namespace};
+use rustix::process::{Pid, Signal, kill_process};
 use servers::Zone;
 use std::{
     collections::BTreeMap,
     error::Error,
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     process::Command,
@@ -369,4 +370,18 @@ pub async fn ask(sandbox: &Sandbox, to: SocketAddr, request: &str) -> (u16, Stri
     let mut stream = sandbox.connect(to).await;
     stream.write_all(request.as_bytes()).await.expect("sent");
     answer(&mut stream, &mut Vec::new()).await
+}
+
+/// A field of a process's status.
+pub fn status(pid: u32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{field}:")))
+        .unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+pub fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }

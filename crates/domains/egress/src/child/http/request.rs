@@ -129,7 +129,12 @@ async fn pass_on(
         None => false,
     };
     let (mut server, mut is_new) = match kept.filter(|_| usable) {
-        Some(server) => (server, false),
+        Some(server) => {
+            if let Some(address) = server.address {
+                flow.dials(address);
+            }
+            (server, false)
+        }
         None => match reach(&mut flow, subject, came, &to).await {
             Ok(server) => (server, true),
             Err(why) => return unreachable(target, why),

@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use omnirun_egress_wire::Host;
+use std::net::{SocketAddr, SocketAddrV4};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -20,6 +21,8 @@ pub(super) const MAX_BUFFER: usize = 64 << 10;
 /// A connection to a server. Dropped, it is closed.
 pub(super) struct Server {
     to: (Host, u16),
+    /// Where it really leads.
+    pub(super) address: Option<SocketAddrV4>,
     sender: SendRequest<Metered>,
     _end: DropGuard,
 }
@@ -34,6 +37,10 @@ pub(super) enum Unsent {
 
 impl Server {
     pub(super) async fn new(guest: &Guest, to: (Host, u16), stream: TcpStream) -> Result<Self, NoDial> {
+        let address = match stream.peer_addr() {
+            Ok(SocketAddr::V4(address)) => Some(address),
+            _ => None,
+        };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake(TokioIo::new(stream))
@@ -50,6 +57,7 @@ impl Server {
         });
         Ok(Self {
             to,
+            address,
             sender,
             _end: end.drop_guard(),
         })
