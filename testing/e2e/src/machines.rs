@@ -156,8 +156,15 @@ impl Machines {
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
         };
         bounded("waking", guest.wake(wake)).await.expect("it wakes");
-        let disk = tempfile::tempfile_in(self.path("")).expect("a disk");
-        omnirun_images::copy_sparse_into(&self.disk, &disk, &self.path("disk")).expect("copied");
+        // With a name: a file that has lost its last one gets no other.
+        let path = self.path(&format!("disk_{}", fresh()));
+        let disk = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let disk = disk.expect("a disk");
+        omnirun_images::copy_sparse_into(&self.disk, &disk, &path).expect("copied");
         let bytes = disk.metadata().expect("its size").len();
         let again = AttachDisk {
             file: disk.try_clone().expect("a descriptor").into(),
