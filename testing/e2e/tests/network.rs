@@ -88,9 +88,9 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
         return;
     }
     let private = private_data();
-    let data = private.path().join("data");
+    let data = private.path();
     // The snapshot.
-    let (code, _, err) = run(&mut omnirun_in(&data, ["run", "--net", "allow:", "--", "true"]));
+    let (code, _, err) = run(&mut omnirun_in(data, ["run", "--net", "allow:", "--", "true"]));
     assert_eq!(code, 0, "{err}");
     for victim in ["owner", "proxy", "VMM"] {
         let mut child = omnirun_in(
@@ -108,7 +108,7 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
         let target = match victim {
             "owner" => child.id(),
             "proxy" => *proxies.first().expect("a proxy"),
-            _ => vmms(&data).first().expect("a VMM").0,
+            _ => vmms(data).first().expect("a VMM").0,
         };
         kill(target);
         if victim == "proxy" {
@@ -124,9 +124,9 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
         for pid in proxies {
             wait_until("the proxy's end", BOUND, || !lives(pid, "egress-proxy"));
         }
-        let (code, _, err) = run(&mut omnirun_in(&data, ["clean"]));
+        let (code, _, err) = run(&mut omnirun_in(data, ["clean"]));
         assert_eq!(code, 0, "{victim}: {err}");
-        assert_eq!(leftovers(&data), Vec::<String>::new(), "{victim}");
+        assert_eq!(leftovers(data), Vec::<String>::new(), "{victim}");
     }
 }
 
