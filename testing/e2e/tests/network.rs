@@ -94,7 +94,7 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
     assert_eq!(code, 0, "{err}");
     for victim in ["owner", "proxy", "VMM"] {
         let mut child = omnirun_in(
-            &data,
+            data,
             ["run", "--net", "allow:", "--", "sh", "-c", "echo up; sleep 600"],
         )
         .stdout(Stdio::piped())
