@@ -172,3 +172,23 @@ fn too_many_queries_are_dropped() {
         assert!(metrics.queries_dropped >= 160, "{metrics:?}");
     });
 }
+
+#[test]
+fn aliases_are_followed_to_addresses_that_may_be_told() {
+    run(async |lab| {
+        lab.zone.alias("a.example", "cdn.other.example");
+        lab.zone.alias("cdn.other.example", "edge.other.example");
+        lab.zone.set("edge.other.example", &[[9, 9, 9, 1]]);
+        lab.zone.alias("b.example", "inside.other.example");
+        lab.zone.set("inside.other.example", &[[10, 0, 0, 5]]);
+        lab.zone.alias("c.example", "c.example");
+        let sandbox = lab
+            .sandbox(r#"allow = ["a.example", "b.example", "c.example"]"#)
+            .await;
+        assert_eq!(sandbox.resolve("a.example").await, (0, vec![[9, 9, 9, 1].into()]));
+        assert_eq!(sandbox.resolve("b.example").await, (5, vec![]));
+        assert!(sandbox.resolve("c.example").await.1.is_empty());
+        // What the alias is of is not listed by that.
+        assert_eq!(sandbox.resolve("edge.other.example").await, NO_SUCH_NAME);
+    });
+}

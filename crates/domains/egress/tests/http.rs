@@ -157,6 +157,30 @@ fn servers_that_cannot_be_reached_are_told_apart() {
 }
 
 #[test]
+fn a_server_that_says_nothing_is_not_waited_for() {
+    let change = lab::caps(|caps| {
+        caps.dial_seconds = 1;
+        caps.idle_seconds = 1;
+    });
+    lab::run_with(change, async |lab| {
+        // It takes the request, and that is all.
+        let silent = lab.listen(80);
+        lab.zone.set("silent.example", &[[9, 9, 9, 1]]);
+        // Nobody is there, so not even a refusal comes back.
+        lab.zone.set("away.example", &[[9, 9, 9, 200]]);
+        let sandbox = lab.sandbox(r#"allow = ["*.example"]"#).await;
+        for name in ["silent.example", "away.example"] {
+            let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+            let (status, body) = ask(&sandbox, at("9.9.9.9:80"), &request).await;
+            assert_eq!(status, 504, "{body}");
+            let line = lab.owner.line("of the failure", |line| line.name.is_some()).await;
+            assert_eq!(line.reason, Reason::TimedOut);
+        }
+        drop(silent);
+    });
+}
+
+#[test]
 fn a_changed_policy_ends_a_request_and_the_next_is_refused() {
     run(async |lab| {
         servers::http(lab.listen(80));

@@ -55,14 +55,17 @@ pub(super) async fn name(
             NotFound::Failed => NoDial::Unresolved,
         })?;
         let policy = guest.policy();
-        let mut may: Vec<_> = found
+        let mut all: Vec<_> = found
             .addresses
             .iter()
             .map(|address| SocketAddrV4::new(*address, port))
-            .filter(|to| may_lead_to(&policy, *to))
             .collect();
-        may.sort_by_key(|to| Some(*to.ip()) != chosen);
-        may.truncate(TRIES);
+        all.sort_by_key(|to| Some(*to.ip()) != chosen);
+        let may: Vec<_> = all
+            .into_iter()
+            .filter(|to| may_lead_to(&policy, *to))
+            .take(TRIES)
+            .collect();
         let each = in_all / may.len().max(1) as u32;
         let mut last = NoDial::Forbidden;
         for to in may {

@@ -170,16 +170,16 @@ async fn decide(
         NotFound::NoAddress => Answer::Empty,
         NotFound::Failed => Answer::Failed,
     })?;
-    let mut addresses: Vec<_> = found
+    let addresses: Vec<_> = found
         .addresses
         .iter()
         .copied()
         .filter(|address| may_be_told(&policy, *address))
+        .take(MAX_ADDRESSES)
         .collect();
     if addresses.is_empty() {
         return refuse(Reason::SpecialAddress, Answer::Refused).await;
     }
-    addresses.truncate(MAX_ADDRESSES);
     let left = found.until.saturating_duration_since(Instant::now());
     let ttl = (left.as_secs() as u32).clamp(MIN_TTL, MAX_TTL);
     if !guest.answers.note(name, &addresses, found.until) {

@@ -18,6 +18,7 @@ use tokio::{
 #[derive(Default)]
 pub struct Zone {
     names: Mutex<HashMap<String, Vec<Ipv4Addr>>>,
+    aliases: Mutex<HashMap<String, String>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -25,6 +26,14 @@ impl Zone {
     pub fn set(&self, name: &str, addresses: &[[u8; 4]]) {
         let addresses = addresses.iter().map(|a| Ipv4Addr::from(*a)).collect();
         self.names.lock().unwrap().insert(name.to_owned(), addresses);
+    }
+
+    /// An alias. Its answer has nothing but that.
+    pub fn alias(&self, name: &str, of: &str) {
+        self.aliases
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), of.to_owned());
     }
 
     pub fn asked(&self) -> Vec<String> {
@@ -39,6 +48,10 @@ pub async fn dns(socket: UdpSocket, zone: Arc<Zone>) {
             continue;
         };
         zone.asked.lock().unwrap().push(query.name().to_owned());
+        if let Some(of) = zone.aliases.lock().unwrap().get(query.name()).cloned() {
+            let _ = socket.try_send_to(&alias_answer(&buffer[..length], &of), from);
+            continue;
+        }
         let found = zone.names.lock().unwrap().get(query.name()).cloned();
         let answer = match (&found, query.kind()) {
             (Some(addresses), Kind::A) => Answer::Addresses(addresses, 60),
@@ -47,6 +60,22 @@ pub async fn dns(socket: UdpSocket, zone: Arc<Zone>) {
         };
         let _ = socket.send_to(&dns::answer(&query, answer), from).await;
     }
+}
+
+/// A CNAME record for the question.
+fn alias_answer(question: &[u8], of: &str) -> Vec<u8> {
+    let mut end = 12;
+    while question[end] != 0 {
+        end += 1 + usize::from(question[end]);
+    }
+    let mut answer = question[..end + 5].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    let name = &query(of, 5)[12..];
+    let name = &name[..name.len() - 4];
+    answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60]);
+    answer.extend((name.len() as u16).to_be_bytes());
+    answer.extend(name);
+    answer
 }
 
 /// A query.
