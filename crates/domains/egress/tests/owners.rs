@@ -127,18 +127,15 @@ fn ordinary() {
             .await
             .unwrap();
         assert_eq!(lab::answer(&mut stream, &mut Vec::new()).await.0, 403);
-        // What was not redirected means nothing.
+        // What was not redirected means nothing; it may be reset before it is known to be there.
         let at = TcpListener::from(transparent.try_clone_to_owned().unwrap())
             .local_addr()
             .unwrap();
-        let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
-        let mut rest = Vec::new();
-        assert!(
-            timeout(SOON, stream.read_to_end(&mut rest))
-                .await
-                .unwrap()
-                .is_err()
-        );
+        if let Ok(mut stream) = tokio::net::TcpStream::connect(at).await {
+            let mut rest = Vec::new();
+            let end = timeout(SOON, stream.read_to_end(&mut rest)).await;
+            assert!(end.unwrap().is_err());
+        }
         attachment.detach().await.unwrap();
         proxy.shutdown().await;
     });
