@@ -39,6 +39,13 @@ pub struct VmmFacts {
     pub card_rate: Option<CardRate>,
 }
 
+/// The hardware address of a guest's card, as VMMs take it.
+pub(crate) fn guest_mac() -> String {
+    omnirun_guest_net::GUEST_MAC
+        .map(|byte| format!("{byte:02x}"))
+        .join(":")
+}
+
 impl VmmFacts {
     /// The devices that a guest sees; `card`: whether it has a network card.
     pub fn devices(&self, card: bool) -> String {

@@ -4,7 +4,7 @@
 //! serial console, VMGENID. No file is named: what QEMU may open, it is handed as a descriptor ([`Fd`]).
 
 use super::version::{READONLY_MEMORY, Release};
-use crate::{DiskRate, MachineSize, accel::Accel};
+use crate::{DiskRate, MachineSize, accel::Accel, api::guest_mac};
 use std::ffi::CString;
 
 /// What a guest sees, in order; see [`crate::VmmFacts::devices`].
@@ -169,9 +169,7 @@ pub(super) fn build(
     ]);
     add(&["-device", "vmgenid,guid=auto"]);
     if card {
-        let mac = omnirun_guest_net::GUEST_MAC
-            .map(|byte| format!("{byte:02x}"))
-            .join(":");
+        let mac = guest_mac();
         add(&[
             // A clone that has loaded its state would send frames of its own accord, for switches to learn where it is now.
             "-global",

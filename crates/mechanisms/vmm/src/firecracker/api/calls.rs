@@ -60,29 +60,29 @@ struct TokenBucket {
     refill_time: u64,
 }
 
-impl From<DiskRate> for RateLimiter {
-    fn from(rate: DiskRate) -> Self {
+impl RateLimiter {
+    /// So many bytes and operations a second; `burst` seconds' worth at once, after a rest.
+    fn new(bytes: u64, operations: u64, burst: u64) -> Self {
         let bucket = |a_second: u64| TokenBucket {
-            size: a_second.saturating_mul(DiskRate::BURST),
-            refill_time: DiskRate::BURST * 1000,
+            size: a_second.saturating_mul(burst),
+            refill_time: burst * 1000,
         };
         Self {
-            bandwidth: bucket(rate.bytes),
-            ops: bucket(rate.operations),
+            bandwidth: bucket(bytes),
+            ops: bucket(operations),
         }
+    }
+}
+
+impl From<DiskRate> for RateLimiter {
+    fn from(rate: DiskRate) -> Self {
+        Self::new(rate.bytes, rate.operations, DiskRate::BURST)
     }
 }
 
 impl From<CardRate> for RateLimiter {
     fn from(rate: CardRate) -> Self {
-        let bucket = |a_second: u64| TokenBucket {
-            size: a_second.saturating_mul(CardRate::BURST),
-            refill_time: CardRate::BURST * 1000,
-        };
-        Self {
-            bandwidth: bucket(rate.bytes),
-            ops: bucket(rate.packets),
-        }
+        Self::new(rate.bytes, rate.packets, CardRate::BURST)
     }
 }
 

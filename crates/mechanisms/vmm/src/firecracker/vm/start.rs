@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     AttachDisk, BootSpec, CardRate, CloneSpec, MachineSize, Nic, VmIdentity, VmmError,
+    api::guest_mac,
     firecracker::{
         Host,
         api::{
@@ -23,7 +24,7 @@ use crate::{
     process::Process,
     tail::Tail,
 };
-use omnirun_guest_net::{GUEST_MAC, TAP};
+use omnirun_guest_net::TAP;
 use omnirun_sys::host::{
     net::give_tap,
     spawn::{CORE, NEW_IPC, NEW_NETWORK, NEW_PID, Spawn, spawn},
@@ -286,7 +287,7 @@ impl Machine {
         if let Some(rate) = card {
             let interface = NetworkInterface {
                 iface_id: CARD_ID,
-                guest_mac: &GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":"),
+                guest_mac: &guest_mac(),
                 host_dev_name: TAP,
                 rx_rate_limiter: rate.into(),
                 tx_rate_limiter: rate.into(),
