@@ -2,6 +2,7 @@
 
 use crate::{
     card,
+    events::Events,
     machine::Machine,
     names::Names,
     paths::{BASE, CGROUP, DISK, LAYER, open},
@@ -19,10 +20,7 @@ use rustix::{
     mount::{MountFlags, mount},
     process::{Resource, Rlimit},
 };
-use std::{
-    fs, io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{fs, io, os::fd::AsFd};
 
 /// Pages used within this time, in milliseconds, are never evicted: where there is no other memory left, the kernel ends
 /// the biggest process at once instead of reading that process's own program from the disk for ever (`min_ttl_ms` in
@@ -85,7 +83,7 @@ pub(crate) fn boot() -> Result<Agent, BootError> {
     let skeleton = Skeleton::build()?;
     limit_ourselves(&template)?;
     let machine = Machine {
-        uevents: uevents().at("listen to device events")?,
+        uevents: Events::of_devices().at("listen to device events")?,
         disk_size: open("/sys/block/vdb/size", OFlags::RDONLY).at("find the session disk")?,
         random: open("/dev/urandom", OFlags::RDWR).at("open the random generator")?,
         names,
@@ -168,17 +166,4 @@ fn limit_ourselves(template: &Template) -> Result<(), BootError> {
         rustix::thread::remove_capability_from_bounding_set(capability).at("give capabilities up")?;
     }
     Ok(())
-}
-
-fn uevents() -> Result<OwnedFd, Errno> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        flags,
-        Some(netlink::KOBJECT_UEVENT),
-    )?;
-    bind(&fd, &netlink::SocketAddrNetlink::new(0, 1))?;
-    Ok(fd)
 }

@@ -9,7 +9,6 @@ use crate::{
 };
 use omnirun_guest_proto::message::{Claim, ErrorKind};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, Mode, OFlags},
     io::Errno,
     mount::{
@@ -62,23 +61,10 @@ fn wait_for_disk(machine: &Machine, bytes: u64) -> Result<(), Failure> {
         if sectors.saturating_mul(512) == bytes {
             return Ok(());
         }
-        let left = give_up.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        let mut fds = [PollFd::new(&machine.uevents, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Err(Failure::new(ErrorKind::Disk, "the session disk did not appear")),
-            _ => drain(&machine.uevents),
+        if !machine.uevents.wait(give_up) {
+            return Err(Failure::new(ErrorKind::Disk, "the session disk did not appear"));
         }
     }
-}
-
-fn drain(events: &OwnedFd) {
-    let mut buffer = [0; 2048];
-    // Until there is nothing left. That some were lost to a full queue is one wake-up, too.
-    while matches!(rustix::io::read(events, &mut buffer), Ok(_) | Err(Errno::NOBUFS)) {}
 }
 
 /// The folders of a session disk; whether it had none.

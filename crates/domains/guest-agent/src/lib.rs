@@ -42,6 +42,7 @@ mod bash;
 mod boot;
 mod card;
 mod claim;
+mod events;
 mod exec;
 mod files;
 mod finish;

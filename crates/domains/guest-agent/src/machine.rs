@@ -1,12 +1,12 @@
 //! What boot has opened for all that comes after.
 
-use crate::names::Names;
+use crate::{events::Events, names::Names};
 use std::os::fd::OwnedFd;
 
 /// What the machine's parts are, opened.
 pub(crate) struct Machine {
     /// Changes of devices: the session disk's new size.
-    pub(crate) uevents: OwnedFd,
+    pub(crate) uevents: Events,
     /// `/sys/block/vdb/size`.
     pub(crate) disk_size: OwnedFd,
     /// `/dev/urandom`.
