@@ -33,7 +33,8 @@ pub struct AuditLine {
     pub session: Option<String>,
     /// What it was.
     pub protocol: Protocol,
-    /// The name that it asked for. Guest data: printable ASCII, bounded.
+    /// The name that it asked for; where an entry lists the address, and no name is asked for, the one that the sandbox
+    /// was last told has it. Guest data: printable ASCII, bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The address that the guest chose.

@@ -6,14 +6,19 @@
 //!     by name, and nothing answered    -> a comment: did not answer (a name with a typo is no need)
 //!     by name                          -> an entry: the name, with the port if it is neither 80 nor 443
 //!       to a private address           -> an entry more: names lead there only if it is listed
-//!     by address, listed               -> an entry: the address and port
+//!     by address, listed               -> an entry: the address and port; and the name that it had been told for
 //!     by address, let through          -> a comment, for a person to decide
 //! ```
 //!
 //! No wildcard is made up, and what is in the file is names, addresses and numbers: nothing that a guest could write into
 //! its log ends a string or a comment.
 
-use crate::{AuditLine, Name, Protocol, Reason, Verdict, layer::MOST_ENTRIES, special, target::Entry};
+use crate::{
+    AuditLine, Name, Protocol, Reason, Verdict,
+    layer::MOST_ENTRIES,
+    special,
+    target::{Entry, Target},
+};
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
@@ -81,6 +86,12 @@ impl Learnt {
             };
             *self.refused.entry((what, line.reason.as_str())).or_default() += 1;
             return;
+        }
+        // Without the name it would not be told the address again.
+        if let (Some(_), Some(to)) = (&name, line.to)
+            && line.rule.as_deref().is_some_and(is_about_addresses)
+        {
+            self.listed.entry(to).or_default().add(line);
         }
         match (name, line.to) {
             (Some(name), _) if matches!(line.reason, Reason::NoAddress | Reason::Unreachable) => {
@@ -170,6 +181,11 @@ impl Learnt {
         );
         text
     }
+}
+
+/// Whether an entry is, not about names.
+fn is_about_addresses(entry: &str) -> bool {
+    Entry::parse(entry).is_ok_and(|parsed| matches!(parsed.target, Target::Net(_)))
 }
 
 /// The log is somebody's bytes: what is not to be listed does not make a file that cannot be read.

@@ -4,7 +4,8 @@
 
 mod lab;
 
-use lab::{EXPLICIT, SOON, answer, ask, run, servers, tls};
+use lab::{EXPLICIT, SOON, answer, ask, at, run, servers, tls};
+use omnirun_egress_policy::Protocol;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -156,6 +157,11 @@ fn a_tunnel_is_for_what_it_was_asked_for() {
             stream.write_all(&said).await.unwrap();
             assert_eq!(tls::whom(&mut stream).await.as_deref(), reached, "{to} {said:?}");
         }
+        let line = lab.owner.line("of an address", |line| line.to.is_some()).await;
+        assert_eq!(
+            (line.protocol, line.to),
+            (Protocol::Connect, Some(at("9.9.9.4:443")))
+        );
         // HTTP within: every request.
         let mut stream = tunnel("a.example:80").await;
         let requests = "GET /1 HTTP/1.1\r\nHost: a.example\r\n\r\nGET /2 HTTP/1.1\r\nHost: c.example\r\n\r\n";

@@ -55,6 +55,17 @@ fn what_is_learnt_is_what_was_needed() {
             Reason::Listed,
             line(Tcp, None, Some("10.2.2.2:24"), 24, Verdict::Allow),
         ),
+        AuditLine {
+            reason: Reason::Listed,
+            rule: Some("10.3.0.0/16".into()),
+            ..line(
+                Tcp,
+                Some("told.example"),
+                Some("10.3.3.3:443"),
+                443,
+                Verdict::Allow,
+            )
+        },
         line(Tls, Some("no.example"), None, 443, Verdict::Deny),
         line(Tls, Some("no.example"), None, 443, Verdict::Deny),
         of(
@@ -75,7 +86,9 @@ allow = [
     \"a.example\", # 2 connections, 2 bytes out, 4 in
     \"db.example:5432\", # 1 connection, 1 bytes out, 2 in
     \"in.example\", # 1 connection, 1 bytes out, 2 in
+    \"told.example\", # 1 connection, 1 bytes out, 2 in
     \"10.2.2.2:24\", # by its address, which was listed: 1 connection, 1 bytes out, 2 in
+    \"10.3.3.3:443\", # by its address, which was listed: 1 connection, 1 bytes out, 2 in
     \"10.1.1.1:443\", # where in.example led: a private address has to be listed as well
 ]
 

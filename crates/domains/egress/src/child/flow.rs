@@ -189,8 +189,9 @@ impl Flow {
 
     /// Asks the policy; on yes it is listed among those to be cut should the policy change.
     pub(super) fn admit(&mut self, subject: Subject) -> Result<(), Reason> {
-        if let Subject::Name(name, _) = &subject {
-            self.says(name);
+        match &subject {
+            Subject::Name(name, _) => self.says(name),
+            Subject::Address(to) | Subject::Unnamed(to) => self.line().to = Some((*to).into()),
         }
         let (decision, admitted) = self.guest.admit(subject, &self.shared);
         let mut line = self.line();

@@ -40,6 +40,10 @@ async fn connection(guest: Arc<Guest>, stream: TcpStream, place: Place) {
     flow.sets_up().await;
     let by_address = guest.policy().address(to.into());
     if by_address.reason == Reason::Listed && by_address.verdict == Verdict::Allow {
+        // It decides nothing: it is for whoever reads the log, or learns from it.
+        if let Some(told) = guest.answers.of(*to.ip()).first() {
+            flow.says(told);
+        }
         return by_the_address(flow, stream, to, Unsaid::Listed, Vec::new()).await;
     }
     match to.port() {
