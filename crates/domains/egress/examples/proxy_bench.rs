@@ -8,7 +8,7 @@
 //! | -- | -- |
 //! | bytes a second of one connection, each way | a thread that does nothing but `splice(2)` between such sockets, both ways |
 //! | from `connect` to the server's first byte, with a ClientHello in between | the same without a proxy |
-//! | what one guest gets done while another holds 1,000 connections that transfer | the same alone |
+//! | what one guest gets done while another holds 1,000 connections that transfer, by the proxy or without it | the same alone |
 //!
 //! Rounds of what is compared alternate, since the machine is not always equally busy.
 
@@ -375,7 +375,7 @@ struct Crowd {
 const CHUNK: usize = 4 << 10;
 
 impl Crowd {
-    fn start(connections: usize, pause: Option<Duration>) -> Self {
+    fn start(connections: usize, pause: Option<Duration>, to: SocketAddr) -> Self {
         let (stop, moved) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let (its_stop, its_moved) = (stop.clone(), Arc::clone(&moved));
@@ -393,7 +393,7 @@ impl Crowd {
                 });
                 let mut streams = Vec::new();
                 for _ in 0..connections {
-                    streams.push(one_of_a_crowd().await);
+                    streams.push(one_of_a_crowd(to).await);
                 }
                 ready.send(()).unwrap();
                 let mut idle = Vec::new();
@@ -419,9 +419,9 @@ impl Crowd {
     }
 }
 
-async fn one_of_a_crowd() -> tokio::net::TcpStream {
+async fn one_of_a_crowd(to: SocketAddr) -> tokio::net::TcpStream {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(CHOSEN).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let hello = hello_for("crowd.example");
     stream.write_all(&hello).await.unwrap();
@@ -459,7 +459,7 @@ fn memory(pid: u32) {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
     let before = resident();
-    let crowd = Crowd::start(1000, None);
+    let crowd = Crowd::start(1000, None, CHOSEN.parse().unwrap());
     println!(
         "memory: {before} KiB, with 1,000 idle connections {} KiB",
         resident()
@@ -467,29 +467,34 @@ fn memory(pid: u32) {
     crowd.end();
 }
 
+/// The crowd that does without the proxy says how much of it is the machine, which the proxy does not share out.
 fn fairness() {
     let while_ = Duration::from_millis(1500);
+    let (through, direct) = (CHOSEN.parse().unwrap(), SocketAddr::from((CROWDS_SERVER, 443)));
     for (name, pause) in [
         ("idle", None),
         ("each 8 KiB a second", Some(Duration::from_secs(1))),
         ("each 32 KiB a second", Some(Duration::from_millis(250))),
         ("as fast as they can", Some(Duration::ZERO)),
     ] {
-        let (mut alone, mut beside, mut rates) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..7 {
-            alone.push(work(while_));
-            let crowd = Crowd::start(1000, pause);
-            let (before, at) = (crowd.moved.load(Ordering::Relaxed), Instant::now());
-            beside.push(work(while_));
-            let moved = crowd.moved.load(Ordering::Relaxed) - before;
-            rates.push(moved as f64 / at.elapsed().as_secs_f64() / 1e6);
-            crowd.end();
+        for (way, to) in [("through the proxy", through), ("without it", direct)] {
+            let (mut alone, mut beside, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..7 {
+                alone.push(work(while_));
+                let crowd = Crowd::start(1000, pause, to);
+                let (before, at) = (crowd.moved.load(Ordering::Relaxed), Instant::now());
+                beside.push(work(while_));
+                let moved = crowd.moved.load(Ordering::Relaxed) - before;
+                rates.push(moved as f64 / at.elapsed().as_secs_f64() / 1e6);
+                crowd.end();
+            }
+            let (alone, beside) = (median(&mut alone), median(&mut beside));
+            println!(
+                "guest B, while A has 1,000 connections {way} ({name}; {:.1} MB/s): {alone:.0} a second alone, \
+                 {beside:.0} beside, {:.0} % less",
+                median(&mut rates),
+                (1.0 - beside / alone) * 100.0
+            );
         }
-        let (alone, beside) = (median(&mut alone), median(&mut beside));
-        println!(
-            "guest B, while A has 1,000 connections ({name}; {:.1} MB/s): {alone:.0} a second alone, {beside:.0} beside, {:.0} % less",
-            median(&mut rates),
-            (1.0 - beside / alone) * 100.0
-        );
     }
 }
