@@ -9,11 +9,9 @@
 
 use super::{EgressError, ProxyConfig};
 use crate::channel::{Channel, pair};
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, Scope,
-};
+use ::landlock::AccessNet;
 use omnirun_sys::host::{
+    landlock,
     ready::Readable,
     spawn::{CORE, Credentials, NOFILE, Spawn, SpawnError, spawn},
 };
@@ -25,7 +23,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -92,43 +89,12 @@ impl Identity {
     }
 }
 
-/// Where programs and libraries are.
-const READABLE: [&str; 7] = [
-    "/usr",
-    "/lib",
-    "/lib64",
-    "/bin",
-    "/etc/ld.so.cache",
-    "/nix/store",
-    "/gnu/store",
-];
-
 /// Descriptors at a time, if the owner may have as many: some 100 guests with all their connections.
 const DESCRIPTORS: u64 = 1 << 20;
 /// The kernel kills it before the owner: it is started again.
 const OOM_SCORE_ADJ: &str = "300";
 /// At most so many bytes of what it says at its end are kept.
 const SAID: usize = 2048;
-
-/// Until its program runs. `None` where the kernel has no Landlock.
-fn ruleset(program: &Path) -> Result<Option<OwnedFd>, RulesetError> {
-    let abi = ABI::V6;
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(abi))?
-        .handle_access(AccessNet::BindTcp)?
-        .scope(Scope::from_all(abi))?
-        .create()?;
-    for path in READABLE.iter().map(Path::new).chain([program]) {
-        if let Ok(fd) = PathFd::new(path) {
-            let access = match path.is_dir() {
-                true => AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute,
-                false => AccessFs::ReadFile | AccessFs::Execute,
-            };
-            rules = rules.add_rule(PathBeneath::new(fd, access))?;
-        }
-    }
-    Ok(rules.into())
-}
 
 /// A running child.
 #[derive(Debug)]
@@ -162,8 +128,10 @@ impl Child {
             .map(|arg| CString::new(arg.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(|e| failed("naming the arguments")(invalid(e)))?;
-        let ruleset =
-            ruleset(&config.program).map_err(|e| failed("making a Landlock ruleset")(io::Error::other(e)))?;
+        // Until its program runs and has one of its own. `None` where the kernel has no Landlock.
+        let ruleset: Option<OwnedFd> = landlock::ruleset(AccessNet::BindTcp, [config.program.clone()])
+            .map_err(|e| failed("making a Landlock ruleset")(io::Error::other(e)))?
+            .into();
         let most = rustix::process::getrlimit(Resource::Nofile)
             .maximum
             .unwrap_or(DESCRIPTORS)

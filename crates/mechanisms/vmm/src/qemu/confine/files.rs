@@ -1,48 +1,21 @@
 //! Which files a QEMU process may open by itself, as a Landlock ruleset.
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, Scope,
-};
+use ::landlock::{ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, RulesetCreatedAttr, RulesetError};
+use omnirun_sys::host::landlock;
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-/// Where programs, libraries and firmware are.
-const READABLE: [&str; 9] = [
-    "/usr",
-    "/lib",
-    "/lib64",
-    "/bin",
-    "/etc/ld.so.cache",
-    "/nix/store",
-    "/gnu/store",
-    "/dev/urandom",
-    "/sys/devices/system",
-];
+/// What it reads beside programs, libraries and firmware.
+const READABLE: [&str; 2] = ["/dev/urandom", "/sys/devices/system"];
 
 /// The ruleset for a program and files that it is to read. `None` where the kernel has no Landlock.
 pub(super) fn ruleset(program: &Path, readable: &[BorrowedFd<'_>]) -> Result<Option<OwnedFd>, RulesetError> {
-    let abi = ABI::V6;
     // A link is followed when the program is run, and it looks for its files where it is really.
     let resolved = program.canonicalize().unwrap_or_else(|_| program.to_owned());
-    let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(abi))?
-        .handle_access(AccessNet::from_all(abi))?
-        .scope(Scope::from_all(abi))?
-        .create()?;
-    for path in READABLE.iter().map(PathBuf::from).chain(own_files(&resolved)) {
-        if let Ok(fd) = PathFd::new(&path) {
-            let access = if path.is_dir() {
-                read
-            } else {
-                AccessFs::ReadFile | AccessFs::Execute
-            };
-            rules = rules.add_rule(PathBeneath::new(fd, access))?;
-        }
-    }
+    let more = READABLE.iter().map(PathBuf::from).chain(own_files(&resolved));
+    let mut rules = landlock::ruleset(AccessNet::from_all(ABI::V6), more)?;
     // It probes for locks on the one and runs guests through the other.
     for device in ["/dev/null", "/dev/kvm"] {
         if let Ok(fd) = PathFd::new(device) {
