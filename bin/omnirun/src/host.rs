@@ -12,6 +12,7 @@ use omnirun_network::OwnerNetwork;
 use omnirun_sandboxes::{Engine, EngineConfig, SnapshotLimits};
 use omnirun_store::{AuditLog, DataDir, Db};
 use omnirun_vmm::{DriverChoice, Vmm};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// Which VMM runs the sandboxes of a command.
@@ -85,6 +86,7 @@ pub async fn open(
     command: &str,
     pool_memory: Option<ByteSize>,
 ) -> anyhow::Result<Host> {
+    allow_many_descriptors();
     let data = DataDir::open(global.data_dir.clone()).context("cannot open the data folder")?;
     let db = Db::open(&data).context("cannot open the state database")?;
     for line in sweep(&data) {
@@ -117,4 +119,17 @@ pub async fn open(
         network,
         engine,
     })
+}
+
+/// As many as we may have: a sandbox with a network takes some ten, and the usual limit of 1,024 is about `select`, which
+/// nothing here calls. The programs that we start for guests have limits of their own.
+fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::debug!(%error, "the limit of descriptors stays");
+    }
 }
