@@ -7,7 +7,7 @@
 set -uo pipefail
 tests=$1
 shift
-[ $# -gt 0 ] || set -- firecracker card run isolation session_modes worker_sim session_deaths snapshots hostile kill9 trial_boot setup restores
+[ $# -gt 0 ] || set -- firecracker card network network_deaths run isolation session_modes worker_sim session_deaths snapshots hostile kill9 trial_boot setup restores
 
 # Its exit code is about QEMU, too.
 doctor=$("$OMNIRUN_BIN" --data-dir "$OMNIRUN_TEST_DATA" doctor --json)

@@ -59,6 +59,8 @@ impl Worker {
                 memory: ByteSize::mib(256),
             },
             disk: ByteSize::gib(1),
+            // Not a share of the disk, which may be nearly full: that has tests of its own.
+            floor: Some(ByteSize::mib(512)),
             ..SessionsConfig::new("default".parse().unwrap())
         };
         let factory = SessionFactory::new(config, Arc::new(platform), &db, &dir).unwrap();

@@ -10,8 +10,10 @@
 //! folder of its own takes [`private_data`], which has the shared image and nothing else.
 
 pub mod hands;
+pub mod journal;
 pub mod leftovers;
 pub mod machines;
+pub mod processes;
 pub mod stage;
 pub mod state;
 

@@ -3,7 +3,9 @@
 use omnirun_e2e::{
     data,
     leftovers::{leftovers, vmms},
-    omnirun, omnirun_in, private_data, run, wait_until,
+    omnirun, omnirun_in, private_data,
+    processes::{children, kill, lives},
+    run, wait_until,
 };
 use serde_json::Value;
 use std::{
@@ -128,29 +130,6 @@ fn a_killed_owner_leaves_no_namespace_link_rule_or_process() {
         assert_eq!(code, 0, "{victim}: {err}");
         assert_eq!(leftovers(data), Vec::<String>::new(), "{victim}");
     }
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-}
-
-/// The words of a process's command line hold this one.
-fn lives(pid: u32, word: &str) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|b| *b == 0).any(|arg| arg == word.as_bytes())
-}
-
-/// Children of a process with this word on their command line.
-fn children(parent: u32, word: &str) -> Vec<u32> {
-    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let is_child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
-        is_child && lives(*pid, word)
-    })
-    .collect()
 }
 
 #[test]

@@ -2,15 +2,15 @@
 //! and refusing. Each call is answered once, none runs twice, and nothing that an answer spoke of is lost.
 
 use omnirun_e2e::{
+    journal::Journal,
     leftovers::{leftovers, vmms},
-    omnirun_in, private_data, run,
+    omnirun_in, private_data,
+    processes::kill,
+    run,
     stage::{Report, Sim, Worker},
     wait_until,
 };
-use omnirun_store::{
-    DataDir, Db,
-    sessions::{CallRow, CallState, Durability, SessionRow, Sessions},
-};
+use omnirun_store::sessions::CallState;
 use std::{
     fs,
     os::unix::fs::FileExt,
@@ -20,52 +20,10 @@ use std::{
 
 const BOUND: Duration = Duration::from_secs(120);
 
-/// The sessions and their journals, as another process of this host sees them.
-struct Journal(Sessions);
-
-impl Journal {
-    fn open(data: &Path) -> Self {
-        let dir = DataDir::open(Some(data.to_owned())).expect("the data folder");
-        let db = Db::open(&dir).expect("the database");
-        Self(Sessions::new(&db, &dir, Durability::default()).expect("the sessions"))
-    }
-
-    fn session(&self, name: &str) -> Option<SessionRow> {
-        let rows = self.0.list().expect("a list");
-        rows.into_iter()
-            .find(|r| r.key.session.as_str().ends_with(&format!("_{name}")))
-    }
-
-    fn calls(&self, name: &str) -> Vec<CallRow> {
-        self.session(name)
-            .map_or_else(Vec::new, |row| self.0.calls(&row.hash).expect("calls"))
-    }
-
-    /// Calls that have come at least so far.
-    fn at_least(&self, name: &str, state: CallState) -> usize {
-        let rank = |s: CallState| match s {
-            CallState::Started => 0,
-            CallState::Finished => 1,
-            CallState::Posted => 2,
-        };
-        self.calls(name)
-            .iter()
-            .filter(|c| rank(c.state) >= rank(state))
-            .count()
-    }
-
-    fn wait(&self, name: &str, state: CallState, count: usize) {
-        wait_until(&format!("{count} calls of {name} {state:?}"), BOUND, || {
-            self.at_least(name, state) >= count
-        });
-    }
-}
-
 fn kill_vmms(data: &Path) -> usize {
     let found = vmms(data);
     for (pid, _) in &found {
-        let pid = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw);
-        let _ = rustix::process::kill_process(pid.expect("a process id"), rustix::process::Signal::KILL);
+        kill(*pid);
     }
     found.len()
 }
@@ -194,7 +152,7 @@ fn a_ruined_disk_is_the_same_clear_error_to_each_later_call() {
     let row = journal.session("main").expect("the session");
     let disk = fs::File::options()
         .write(true)
-        .open(journal.0.disk_path(&row.hash))
+        .open(journal.disk(&row))
         .expect("the session disk");
     for at in 0..64 {
         disk.write_all_at(&[0xa5; 1 << 16], at << 16)

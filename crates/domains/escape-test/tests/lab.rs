@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
@@ -12,7 +10,7 @@ use std::{
 
 use omnirun_escape_test::{
     capture::{Capture, Protocol, Sign, Wanted},
-    lab::{HOST_IP, HOST_PORTS, Lab, MARK, Via, zone},
+    lab::{HOST_IP, HOST_PORTS, Lab, MARK, Via, enter, zone},
     nonce::Nonce,
 };
 
@@ -56,7 +54,7 @@ fn wanted(nonces: &[Nonce]) -> Wanted {
 
 #[test]
 fn whatever_is_sent_to_any_address_arrives_and_is_recorded() {
-    common::in_lab(
+    enter::test(
         "whatever_is_sent_to_any_address_arrives_and_is_recorded",
         everything_arrives,
     );
@@ -125,7 +123,7 @@ async fn everything_arrives(lab: Lab) {
 
 #[test]
 fn names_are_resolved_by_the_lab() {
-    common::in_lab("names_are_resolved_by_the_lab", names);
+    enter::test("names_are_resolved_by_the_lab", names);
 }
 
 async fn names(lab: Lab) {

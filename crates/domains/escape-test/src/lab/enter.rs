@@ -17,7 +17,7 @@ use std::{
 use omnirun_sys::host::net;
 use rustix::mount::{MountFlags, mount, mount_bind};
 
-use super::{LabError, ROUTER_IP};
+use super::{Lab, LabError, ROUTER_IP};
 
 /// Folders with the sockets of resolvers.
 const RESOLVERS: [&str; 4] = [
@@ -73,6 +73,32 @@ pub fn again<S: AsRef<std::ffi::OsStr> + Sync>(arguments: &[S]) -> Result<ExitSt
             .wait()
             .map_err(LabError::step("waiting for the program inside"))
     })
+}
+
+/// For tests: runs `test` inside a lab, for which the test of this name is run again there. Without root nothing is
+/// tested, which is said.
+///
+/// # Panics
+/// If the test does, or there is no lab.
+#[allow(clippy::expect_used, reason = "a test's failure is a panic")]
+pub fn test<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Lab) -> F) {
+    if !inside() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: a lab takes root");
+            return;
+        }
+        let ended = again(&["--exact", name, "--nocapture", "--include-ignored"]).expect("a lab");
+        assert!(ended.success(), "{ended}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let lab = Lab::build().expect("a lab");
+        tokio::select! {
+            () = test(lab) => {}
+            () = abandoned() => panic!("nobody waits for this test"),
+        }
+    });
 }
 
 impl From<io::Error> for LabError {
