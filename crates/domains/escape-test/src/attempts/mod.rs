@@ -139,6 +139,30 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// One of the main phase, by the guest, blocked, that nothing else is known of.
+    pub(crate) fn new(nonce: Nonce, act: Act) -> Self {
+        Self {
+            id: String::new(),
+            bypass: &[],
+            what: String::new(),
+            from: From::Guest,
+            nonce,
+            act,
+            expect: Expect::Blocked,
+            meets: Vec::new(),
+            reasons: Vec::new(),
+            names: Vec::new(),
+            asked_for: Vec::new(),
+            asked: None,
+            anonymous: false,
+            may_be_unsent: false,
+            tuples: Vec::new(),
+            phase: Phase::Main,
+        }
+    }
+}
+
+impl Attempt {
     /// It is expected to have this outcome.
     fn expect(&mut self, expect: Expect) -> &mut Self {
         self.expect = expect;
@@ -223,19 +247,7 @@ impl Table<'_> {
             id: id.into(),
             bypass,
             what: what.into(),
-            from: From::Guest,
-            nonce,
-            act: act(nonce),
-            expect: Expect::Blocked,
-            meets: Vec::new(),
-            reasons: Vec::new(),
-            names: Vec::new(),
-            asked_for: Vec::new(),
-            asked: None,
-            anonymous: false,
-            may_be_unsent: false,
-            tuples: Vec::new(),
-            phase: Phase::Main,
+            ..Attempt::new(nonce, act(nonce))
         });
         &mut self.list[at]
     }

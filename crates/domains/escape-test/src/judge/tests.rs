@@ -5,7 +5,7 @@ use omnirun_egress_policy::{Mode, Protocol as Logged, Reason, Verdict as Allowed
 use super::*;
 use crate::{
     attacker::Saw,
-    attempts::{Act, Expect, Phase, attempts},
+    attempts::{Act, attempts},
     capture::{Protocol, Sign},
     lab::Via,
     nonce::Nonce,
@@ -244,21 +244,8 @@ fn what_must_work_is_red_if_it_does_not() {
 fn a_rule_that_stands_behind_another_must_stand_there() {
     let attempts = vec![Attempt {
         id: "stands-x".to_owned(),
-        bypass: &[],
-        what: String::new(),
-        from: From::Guest,
-        nonce: Nonce::random(),
-        act: Act::Nothing,
-        expect: Expect::Blocked,
         meets: vec![("x".to_owned(), Count::Stands)],
-        reasons: Vec::new(),
-        names: Vec::new(),
-        asked_for: Vec::new(),
-        asked: None,
-        anonymous: false,
-        may_be_unsent: false,
-        tuples: Vec::new(),
-        phase: Phase::Main,
+        ..Attempt::new(Nonce::random(), Act::Nothing)
     }];
     let mut evidence = Evidence {
         rules: [("x".to_owned(), 0)].into(),

@@ -117,7 +117,7 @@ fn inside(test: &str, part: usize) {
 
 /// Where there is no card.
 async fn none(lab: &Lab) {
-    let report = play::without_card(lab).await;
+    let report = play::without_card(lab, &play::Native::nowhere()).await;
     assert!(report.outcome == Outcome::Green, "{}", render(&report, false));
 }
 

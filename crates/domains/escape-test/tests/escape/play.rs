@@ -73,7 +73,14 @@ impl Host for Owner {
 }
 
 /// Root in the namespace that plays the guest.
-struct Native(Arc<OwnedFd>);
+pub struct Native(Arc<OwnedFd>);
+
+impl Native {
+    /// In a namespace that has nothing.
+    pub fn nowhere() -> Self {
+        Self(Arc::new(net::in_new_namespace(net::namespace).unwrap()))
+    }
+}
 
 #[async_trait]
 impl Attacker for Native {
@@ -299,7 +306,7 @@ impl<'a> Play<'a> {
 }
 
 /// A sandbox of mode `none`.
-pub struct Bare;
+struct Bare;
 
 #[async_trait]
 impl Sandbox for Bare {
@@ -316,8 +323,8 @@ impl Sandbox for Bare {
     }
 }
 
-/// A run in a namespace that has nothing.
-pub async fn without_card(lab: &Lab) -> Report {
+/// A run in mode `none`.
+pub async fn without_card(lab: &Lab, attacker: &dyn Attacker) -> Report {
     let mut world = World::lab();
     world.machine = false;
     let run = Run {
@@ -330,6 +337,5 @@ pub async fn without_card(lab: &Lab) -> Report {
         patience: Patience::default(),
         only: None,
     };
-    let namespace = net::in_new_namespace(net::namespace).unwrap();
-    run.run(&Native(Arc::new(namespace)), &Bare).await.unwrap()
+    run.run(attacker, &Bare).await.unwrap()
 }

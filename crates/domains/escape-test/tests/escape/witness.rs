@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::UdpSocket, sync::Arc};
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnirun_escape_test::{
-    Attacker, AttackerError, Mode, Outcome, Patience, Run, World,
+    Attacker, AttackerError, Outcome,
     capture::{Capture, CaptureError, Place, Wanted},
     judge::Verdict,
     lab::Lab,
@@ -14,7 +14,7 @@ use omnirun_sys::host::net;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::play::Bare;
+use crate::play::without_card;
 
 /// Says that all went as it should, and meanwhile sends the nonce of one attempt by another way.
 struct Liar;
@@ -52,19 +52,7 @@ impl Attacker for Silent {
 }
 
 async fn run(lab: &Lab, attacker: &dyn Attacker) -> (Outcome, HashMap<String, Verdict>) {
-    let mut world = World::lab();
-    world.machine = false;
-    let run = Run {
-        mode: Mode::None,
-        world: &world,
-        places: lab.places("omr"),
-        records: Some(lab.records()),
-        driver: "nothing".to_owned(),
-        others: Vec::new(),
-        patience: Patience::default(),
-        only: None,
-    };
-    let report = run.run(attacker, &Bare).await.unwrap();
+    let report = without_card(lab, attacker).await;
     let verdicts = report
         .attempts
         .into_iter()

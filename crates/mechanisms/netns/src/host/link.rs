@@ -20,7 +20,7 @@ use crate::{
     NetError,
     netlink::{
         Netlink,
-        links::{Change, Conf, Mac},
+        links::{Change, Mac, strict},
     },
 };
 
@@ -69,18 +69,7 @@ pub(crate) fn pair(host: &Host, namespace: BorrowedFd<'_>) -> Result<Pair, NetEr
         .index(&name)
         .map_err(NetError::step(format!("finding {name}")))?;
     let alias = alias(host.tag());
-    let conf = [
-        (Conf::Forwarding, 1),
-        (Conf::RpFilter, 1),
-        (Conf::AcceptLocal, 0),
-        (Conf::AcceptRedirects, 0),
-        (Conf::SecureRedirects, 0),
-        (Conf::SendRedirects, 0),
-        (Conf::AcceptSourceRoute, 0),
-        (Conf::RouteLocalnet, 0),
-        (Conf::ArpIgnore, 8),
-        (Conf::ArpAccept, 0),
-    ];
+    let conf = strict(true, 8);
     let mut change = Change {
         alias: Some(&alias),
         conf: &conf,

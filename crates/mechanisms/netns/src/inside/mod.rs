@@ -28,7 +28,7 @@ use crate::{
     host::{Host, link},
     netlink::{
         Netlink,
-        links::{Change, Conf},
+        links::{Change, strict},
     },
     nft::Nft,
 };
@@ -64,26 +64,12 @@ pub(crate) fn build(nft: &Nft, kind: Kind, rules: &str, host: Option<&Host>) -> 
     })
 }
 
-/// Settings of both links. What is said of a link holds together with what is said of all (`settings`).
-const STRICT: [(Conf, u32); 9] = [
-    (Conf::RpFilter, 1),
-    (Conf::AcceptLocal, 0),
-    (Conf::AcceptRedirects, 0),
-    (Conf::SecureRedirects, 0),
-    (Conf::SendRedirects, 0),
-    (Conf::AcceptSourceRoute, 0),
-    (Conf::RouteLocalnet, 0),
-    (Conf::ArpAccept, 0),
-    // Only for the address of the link that was asked.
-    (Conf::ArpIgnore, 1),
-];
-
 fn tap(kind: Kind) -> Result<(), NetError> {
     net::create_tap(TAP).map_err(NetError::step("making a tap"))?;
     let mut route = Netlink::route().map_err(NetError::step("opening a netlink socket"))?;
     let index = route.index(TAP).map_err(NetError::step("finding the tap"))?;
-    let mut conf = STRICT.to_vec();
-    conf.push((Conf::Forwarding, u32::from(kind == Kind::Open)));
+    // ARP: only for the address of the link that was asked.
+    let conf = strict(kind == Kind::Open, 1);
     let change = Change {
         address: Some(GATEWAY_MAC),
         mtu: Some(MTU),
@@ -109,8 +95,7 @@ fn uplink(host: &Host, namespace: &OwnedFd) -> Result<String, NetError> {
     let index = route
         .index(UPLINK)
         .map_err(NetError::step("finding the uplink"))?;
-    let mut conf = STRICT.to_vec();
-    conf.extend([(Conf::Forwarding, 1), (Conf::ArpIgnore, 8)]);
+    let conf = strict(true, 8);
     route
         .change(
             index,

@@ -49,6 +49,29 @@ pub(crate) enum Conf {
     RouteLocalnet = 26,
 }
 
+/// Settings of every link of ours, inside or on the host, beside [`Conf::Forwarding`] and [`Conf::ArpIgnore`].
+const STRICT: [(Conf, u32); 8] = [
+    (Conf::RpFilter, 1),
+    (Conf::AcceptLocal, 0),
+    (Conf::AcceptRedirects, 0),
+    (Conf::SecureRedirects, 0),
+    (Conf::SendRedirects, 0),
+    (Conf::AcceptSourceRoute, 0),
+    (Conf::RouteLocalnet, 0),
+    (Conf::ArpAccept, 0),
+];
+
+/// All settings of a link of ours. What is said of a link holds together with what is said of all (`inside::settings`).
+/// `arp_ignore`: 1, questions for other addresses than the link's; 8, all questions (ip-sysctl.rst).
+pub(crate) fn strict(forwarding: bool, arp_ignore: u32) -> Vec<(Conf, u32)> {
+    let mut conf = STRICT.to_vec();
+    conf.extend([
+        (Conf::Forwarding, forwarding.into()),
+        (Conf::ArpIgnore, arp_ignore),
+    ]);
+    conf
+}
+
 /// What is to change about a link.
 #[derive(Debug, Default)]
 pub(crate) struct Change<'a> {

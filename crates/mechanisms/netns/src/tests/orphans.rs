@@ -38,19 +38,24 @@ async fn an_owner() {
     std::future::pending::<()>().await;
 }
 
-/// Starts an owner of the lab's host; returns it with the numbers of its namespaces.
-fn owner(lab: &Lab, tag: &str) -> (Child, Vec<String>) {
+/// Starts an owner of the lab's host.
+fn start(lab: &Lab, tag: &str, said: Stdio) -> Child {
     let host = format!(
         "/proc/{}/fd/{}",
         std::process::id(),
         std::os::fd::AsRawFd::as_raw_fd(&lab.host)
     );
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "tests::orphans::an_owner", "--nocapture"])
         .env(ORDERS, format!("{host} {tag}"))
-        .stdout(Stdio::piped())
+        .stdout(said)
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// One that is up; returns it with the numbers of its namespaces.
+fn owner(lab: &Lab, tag: &str) -> (Child, Vec<String>) {
+    let mut child = start(lab, tag, Stdio::piped());
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines
         .map(Result::unwrap)
@@ -192,17 +197,7 @@ async fn death_at_any_time_leaves_nothing_that_is_not_found() {
     }
     let lab = Lab::new();
     for step in 0..20 {
-        let host = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            std::os::fd::AsRawFd::as_raw_fd(&lab.host)
-        );
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tests::orphans::an_owner", "--nocapture"])
-            .env(ORDERS, format!("{host} {}", tag("any")))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = start(&lab, &tag("any"), Stdio::null());
         // An owner is up after some 100 ms.
         let time = Duration::from_millis(step * 6);
         let early = tokio::time::timeout(time, std::future::pending::<()>()).await;
