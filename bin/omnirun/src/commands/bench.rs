@@ -47,6 +47,8 @@ enum Group {
     Boots,
     /// Exec, throughput, tool calls.
     Calls,
+    /// Clone and teardown with a network card. The floor is the same without one.
+    Network,
 }
 
 /// Runs the command.
@@ -103,12 +105,20 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
         .await
         .context("cannot prepare the floor")?;
     let mut results = Vec::new();
-    if args.only != Some(Group::Calls) {
+    let wanted = |group| args.only.is_none_or(|only| only == group);
+    if wanted(Group::Boots) {
         results.extend(omnirun_bench::boots(&setup, &floor).await?);
     }
-    if args.only != Some(Group::Boots) {
+    if wanted(Group::Calls) {
         results.extend(omnirun_bench::calls(&setup, &floor).await?);
         results.push(omnirun_bench::host_side(&setup, args.reference_python.as_deref()).await?);
+    }
+    if wanted(Group::Network) {
+        match omnirun_netns::check().into_iter().find_map(|check| check.problem) {
+            Some(problem) if args.only.is_none() => say!("omnirun bench: no figures of networks: {problem}"),
+            Some(problem) => anyhow::bail!("there can be no networks here: {problem}"),
+            None => results.extend(omnirun_bench::network(&setup).await?),
+        }
     }
     Ok(Report {
         host: HostFacts::gather(&setup),

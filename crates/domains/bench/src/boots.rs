@@ -4,7 +4,7 @@ use crate::{BenchError, Figure, Floor, Samples, Setup, floor::ANSWER_LIMIT};
 use omnirun_guest_client::GuestClient;
 use omnirun_guest_proto::message::Exec;
 use omnirun_images::copy_sparse;
-use omnirun_sandboxes::{Begun, ClaimSpec, EngineError, First, Sandbox};
+use omnirun_sandboxes::{Begun, ClaimSpec, EngineError, First, Sandbox, SandboxSpec};
 use std::{
     fs::File,
     os::fd::OwnedFd,
@@ -154,6 +154,22 @@ async fn our_cold_boot(setup: &Setup, floor: &Floor) -> Result<Duration, BenchEr
     Ok(took)
 }
 
+/// A new clone that has run a command, and how long that took.
+pub(crate) async fn create_to_first_exec(
+    setup: &Setup,
+    spec: SandboxSpec,
+    claim: ClaimSpec,
+) -> Result<(Sandbox, Duration), BenchError> {
+    let start = Instant::now();
+    let claim = async move { Ok::<_, EngineError>(claim) };
+    let (sandbox, _, begun) = setup
+        .engine
+        .create_claimed(spec, claim, First::Exec(shell_true()))
+        .await?;
+    finish(begun).await?;
+    Ok((sandbox, start.elapsed()))
+}
+
 async fn clone_to_first_exec(setup: &Setup, floor: &Floor) -> Result<Vec<Figure>, BenchError> {
     let (mut ours, mut least) = (Samples::default(), Samples::default());
     let (mut ours_end, mut least_end) = (Samples::default(), Samples::default());
@@ -172,15 +188,8 @@ async fn clone_to_first_exec(setup: &Setup, floor: &Floor) -> Result<Vec<Figure>
         least_end.push_ms(start.elapsed());
 
         let disk = BenchDisk::new(setup, "ours.disk")?;
-        let claim = disk.claim()?;
-        let start = Instant::now();
-        let claim = async move { Ok::<_, EngineError>(claim) };
-        let (sandbox, _, begun) = setup
-            .engine
-            .create_claimed(setup.spec(), claim, First::Exec(shell_true()))
-            .await?;
-        finish(begun).await?;
-        ours.push_ms(start.elapsed());
+        let (sandbox, took) = create_to_first_exec(setup, setup.spec(), disk.claim()?).await?;
+        ours.push_ms(took);
         add_phases(&mut phases, &sandbox);
         let start = Instant::now();
         sandbox.kill().await;

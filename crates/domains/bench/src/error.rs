@@ -45,6 +45,9 @@ pub enum BenchError {
         #[source]
         source: std::io::Error,
     },
+    /// A policy was malformed.
+    #[error("a policy is malformed")]
+    Policy(#[from] omnirun_egress_policy::PolicyError),
     /// An id was malformed.
     #[error("a name is malformed")]
     Id(#[from] omnirun_ids::IdError),

@@ -5,6 +5,7 @@
 //!   floor    the minimal agent on the same kernel, devices and channel         [floor]
 //!   boots    cold boot, clone, warm claim, teardown, idle memory               [boots]
 //!   calls    exec round trip, throughput, tool calls in both modes             [calls]
+//!   network  clone and teardown with a network card, beside the same without one   [network]
 //!   worker   a tool call's host side, beside the official Python worker        [worker]
 //! ```
 //!
@@ -16,6 +17,7 @@ mod calls;
 mod error;
 mod floor;
 mod host;
+mod network;
 mod report;
 mod worker;
 
@@ -23,6 +25,7 @@ pub use boots::boots;
 pub use calls::calls;
 pub use error::BenchError;
 pub use floor::{Floor, FloorVm};
+pub use network::network;
 pub use report::{Figure, HostFacts, Report, Samples};
 pub use worker::host_side;
 
