@@ -1,6 +1,6 @@
 //! What all guests share.
 
-use super::{events::Events, relay::Pipes, upstream::Upstream};
+use super::{events::Events, lanes::Company, relay::Pipes, upstream::Upstream};
 use rustix::process::Resource;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Semaphore;
@@ -17,6 +17,8 @@ pub(super) struct Process {
     pub(super) pipes: Pipes,
     /// How many threads a guest keeps busy at most.
     pub(super) lanes: usize,
+    /// Who else is being served.
+    pub(super) company: Arc<Company>,
     /// Connections of all guests: so many that descriptors do not run out.
     pub(super) connections: Arc<Semaphore>,
     upstream: RwLock<Arc<Upstream>>,
@@ -32,6 +34,7 @@ impl Process {
             events,
             pipes: Pipes::default(),
             lanes: (workers / 2).max(1),
+            company: Arc::new(Company::new()),
             connections: Arc::new(Semaphore::new(for_connections as usize)),
             upstream: RwLock::default(),
         }
