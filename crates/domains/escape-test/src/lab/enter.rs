@@ -26,8 +26,8 @@ const RESOLVERS: [&str; 4] = [
     "/var/run/nscd",
     "/run/avahi-daemon",
 ];
-/// Set for the process inside.
-const INSIDE: &str = "OMNIRUN_LAB";
+/// The variable that is set for the process inside.
+pub const INSIDE: &str = "OMNIRUN_LAB";
 
 /// Whether this process was started by [`again`].
 #[must_use]
