@@ -177,7 +177,7 @@ fn random_deaths_leave_nothing_and_open_no_path() {
 
 async fn random_deaths(lab: Lab) {
     let soak = std::env::var_os("OMNIRUN_SOAK").is_some();
-    let (sessions, calls, kills) = if soak { (50, 4, 40) } else { (6, 3, 6) };
+    let (sessions, calls, kills) = if soak { (50, 4, 40) } else { (4, 2, 3) };
     let seed = std::env::var("OMNIRUN_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
