@@ -85,6 +85,10 @@ fn without_a_policy_there_is_no_card_and_with_one_names_are_ours_to_answer() {
     ]));
     assert_eq!(code, 0, "{err}");
     assert_eq!(out, "eth0\nlo\nnameserver 192.0.0.1\nnone\n");
+    assert!(
+        err.contains("refused other.example (not-listed)") && err.contains("omnirun policy log sbx_"),
+        "{err}"
+    );
 }
 
 #[test]

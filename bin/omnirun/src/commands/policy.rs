@@ -105,6 +105,11 @@ fn lines(global: &Global, name: &str) -> anyhow::Result<Vec<AuditLine>> {
             anyhow::bail!("{name:?} fits several; name one: {}", names.join(", "))
         }
     };
+    audit_lines(&log, subject)
+}
+
+/// What was logged of a subject.
+pub(super) fn audit_lines(log: &AuditLog, subject: &str) -> anyhow::Result<Vec<AuditLine>> {
     // A line of another version of OmniRun may be unreadable.
     let lines = log.lines(subject)?;
     Ok(lines

@@ -12,7 +12,9 @@
 
 mod finish;
 mod pipes;
+mod refused;
 
+use super::policy::audit_lines;
 use crate::{
     Global,
     host::{self, DriverArgs},
@@ -22,6 +24,7 @@ use crate::{
 use anyhow::Context;
 use finish::Finish;
 pub(in crate::commands) use finish::own_words;
+use omnirun_egress_policy::Mode;
 use omnirun_guest_client::message::Exec;
 use omnirun_ids::{ByteSize, TemplateName};
 use omnirun_policy_files::PolicySource;
@@ -29,6 +32,7 @@ use omnirun_sandboxes::{
     Begun, Card, ClaimSpec, Egress, Engine, First, IsolationGroup, Sandbox, SandboxSize, SandboxSpec,
     check_disk,
 };
+use omnirun_store::AuditLog;
 use pipes::Outcome;
 use std::{
     ffi::OsString,
@@ -186,6 +190,7 @@ async fn run(
     signals: &mut Signals,
 ) -> anyhow::Result<u8> {
     let begun = Instant::now();
+    let json = args.json;
     let source = args.net.source(global, None)?;
     let host = host::open(global, args.driver, "omnirun run", Some(ByteSize(0))).await?;
     finish.facts(host.engine.vmm());
@@ -200,6 +205,16 @@ async fn run(
         }
     }
     finish.phase("teardown", teardown.elapsed());
+    // Who asked for JSON has the sandbox's id, and reads the log by it.
+    if let Some(sandbox) = finish.sandbox.as_deref().filter(|_| !json)
+        && source.policy().borrow().mode() != Mode::None
+    {
+        host.network.written().await;
+        let lines = audit_lines(&AuditLog::of(&host.data), sandbox)?;
+        if let Some(words) = refused::words(&lines, sandbox) {
+            say!("omnirun: {words}");
+        }
+    }
     finish.phase("total", begun.elapsed());
     result
 }
