@@ -153,7 +153,9 @@ pub(super) fn build(
             r#"{{"driver":"throttle","node-name":"{SESSION_FILTER}","throttle-group":"{THROTTLE_GROUP}","file":"placeholder"}}"#
         ),
         "-device",
-        &format!("virtio-blk-pci,drive={SESSION_FILTER},disable-legacy=on"),
+        // A host whose disk is full is an error for the guest, as on Firecracker. QEMU would stop the machine and say
+        // nothing that anybody waits for.
+        &format!("virtio-blk-pci,drive={SESSION_FILTER},disable-legacy=on,rerror=report,werror=report"),
     ]);
     add(&[
         "-chardev",
