@@ -73,13 +73,6 @@ impl Host {
 
     /// The next command; then nothing is there.
     fn nothing_left_after(&self, point: &str, next: Next) {
-        // A process that it was just starting is it until it runs its own program, and has its lock: as long as that it
-        // counts as living.
-        wait_until(point, BOUND, || {
-            !leftovers(self.data())
-                .iter()
-                .any(|l| l.starts_with("process") && l.contains("/omnirun "))
-        });
         match next {
             Next::Clean => {
                 let (code, _, err) = run(&mut self.omnirun(&["clean"]));

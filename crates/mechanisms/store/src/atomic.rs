@@ -3,9 +3,12 @@
 use crate::error::{StoreError, file};
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 /// How the names of files end that are being written.
@@ -143,6 +146,32 @@ impl FileLock {
             file: f,
             path: path.to_owned(),
         })
+    }
+
+    /// Waits until nobody has the lock or there is no such file, but no longer than `bound`. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] if the file cannot be opened, or no thread be had.
+    pub(crate) fn wait(path: &Path, bound: Duration) -> Result<(), StoreError> {
+        let f = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(file("open", path))?,
+        };
+        let (tell, told) = mpsc::channel();
+        // `flock` knows no bound. If it is over, the thread ends with the process, or when it has had the lock.
+        let waits = move || {
+            let _ = f.lock();
+            drop(f);
+            let _ = tell.send(());
+        };
+        let started = thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(waits)
+            .map_err(file("wait for", path))?;
+        if told.recv_timeout(bound).is_ok() {
+            let _ = started.join();
+        }
+        Ok(())
     }
 
     fn file(path: &Path) -> Result<File, StoreError> {

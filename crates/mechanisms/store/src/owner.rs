@@ -6,18 +6,31 @@
 //!
 //! Files appear and are scanned under one short lock of the folder, so a scan never sees an owner that has made its
 //! file and not locked it yet.
+//!
+//! A process that an owner starts is a copy of it until it runs its own program, and has the lock for as long. If the
+//! owner is killed just then, its lock is held a little longer; who looks for dead owners waits for that.
 
 use crate::{
     atomic::FileLock,
     data_dir::DataDir,
     error::{StoreError, file},
 };
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, fs,
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// How long the copy of a dead owner may take until it runs its own program. Another process that is clearing up after the
+/// owner is waited for as long, too.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// An owner's id: `own_` and 24 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +75,40 @@ pub struct OwnerInfo {
     pub command: String,
     /// Since when, ms since the epoch.
     pub started_ms: i64,
+    /// Where that process id means something: `/proc/self/ns/pid`.
+    #[serde(default)]
+    pub pid_namespace: PathBuf,
+}
+
+impl OwnerInfo {
+    fn of_this_process(command: &str) -> Self {
+        Self {
+            pid: std::process::id(),
+            command: command.to_owned(),
+            started_ms: crate::now_ms(),
+            pid_namespace: pid_namespace(),
+        }
+    }
+
+    /// Whether there surely is no such process any more.
+    fn is_gone(&self) -> bool {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(pid) = pid.filter(|_| self.pid_namespace == pid_namespace()) else {
+            return false;
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => {
+                let mut ended = [PollFd::new(&process, PollFlags::IN)];
+                poll(&mut ended, Some(&Timespec::default())) == Ok(1)
+            }
+            Err(error) => error == Errno::SRCH,
+        }
+    }
+}
+
+/// Empty if it cannot be read.
+fn pid_namespace() -> PathBuf {
+    fs::read_link("/proc/self/ns/pid").unwrap_or_default()
 }
 
 /// This process, as an owner. Dropping it removes the file: do so when no VM is left.
@@ -81,12 +128,7 @@ impl Owner {
         let id = OwnerId::draw()?;
         let folder = folder_lock(dir)?;
         let lock = FileLock::exclusive(&path_of(dir, &id))?;
-        let info = OwnerInfo {
-            pid: std::process::id(),
-            command: command.to_owned(),
-            started_ms: crate::now_ms(),
-        };
-        let text = serde_json::to_vec(&info).unwrap_or_default();
+        let text = serde_json::to_vec(&OwnerInfo::of_this_process(command)).unwrap_or_default();
         lock.as_file()
             .write_all(&text)
             .map_err(file("write", lock.path()))?;
@@ -139,11 +181,16 @@ impl DeadOwner {
     }
 }
 
-/// The dead owners that nobody else is clearing up after.
+/// The dead owners that nobody else is clearing up after. May block the thread for a short time.
 ///
 /// # Errors
 /// [`StoreError::File`].
 pub fn dead_owners(dir: &DataDir) -> Result<Vec<DeadOwner>, StoreError> {
+    for (id, info) in living_owners(dir)? {
+        if info.is_some_and(|info| info.is_gone()) {
+            FileLock::wait(&path_of(dir, &id), STARTING)?;
+        }
+    }
     let _folder = folder_lock(dir)?;
     let mut dead = Vec::new();
     for (id, path) in owner_files(dir)? {
@@ -212,6 +259,7 @@ fn read_info(path: &Path) -> Option<OwnerInfo> {
 mod tests {
     use super::*;
     use crate::data_dir::tests::dir;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_lock_says_who_lives() {
@@ -237,6 +285,32 @@ mod tests {
 
         drop(a);
         assert!(owner_files(&dir).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_a_killed_owner_is_waited_for() {
+        let (_tmp, dir) = dir();
+        let owner = Owner::register(&dir, "x").unwrap();
+        let file = path_of(&dir, owner.id());
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let info = OwnerInfo {
+            pid: gone.id(),
+            ..OwnerInfo::of_this_process("x")
+        };
+        fs::write(&file, serde_json::to_vec(&info).unwrap()).unwrap();
+        let inode = format!(":{} ", fs::metadata(&file).unwrap().ino());
+        std::thread::scope(|s| {
+            let found = s.spawn(|| dead_owners(&dir).unwrap().len());
+            // The second word of one who waits, see proc_locks(5).
+            let waits = |line: &str| line.contains(": -> ") && line.contains(&inode);
+            while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+                assert!(!found.is_finished(), "it did not wait");
+                std::thread::yield_now();
+            }
+            owner.abandon();
+            assert_eq!(found.join().unwrap(), 1);
+        });
     }
 
     #[test]
