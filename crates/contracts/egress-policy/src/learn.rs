@@ -90,6 +90,7 @@ impl Learnt {
         // Without the name it would not be told the address again.
         if let (Some(_), Some(to)) = (&name, line.to)
             && line.rule.as_deref().is_some_and(is_about_addresses)
+            && can_be_listed(&to.to_string())
         {
             self.listed.entry(to).or_default().add(line);
         }

@@ -157,11 +157,12 @@ proptest! {
     /// Whatever a guest gets into its log, it does not get into the policy.
     #[test]
     fn a_log_of_anything_is_a_policy_of_what_it_names(
-        lines in prop::collection::vec((".{0,12}", any::<u16>(), any::<[u8; 4]>(), 0..3u8), 0..12),
+        lines in prop::collection::vec((".{0,12}", any::<u16>(), any::<[u8; 4]>(), 0..3u8, any::<bool>()), 0..12),
     ) {
         let verdicts = [Verdict::Allow, Verdict::Log, Verdict::Deny];
-        let lines: Vec<AuditLine> = lines.into_iter().map(|(n, port, address, verdict)| AuditLine {
+        let lines: Vec<AuditLine> = lines.into_iter().map(|(n, port, address, verdict, listed)| AuditLine {
             to: Some(SocketAddr::from((address, port))),
+            rule: listed.then(|| "0.0.0.0/0".to_owned()),
             ..line(Protocol::Tls, Some(&n), None, port, verdicts[usize::from(verdict)])
         }).collect();
         let policy = file(&learn(&lines));
