@@ -14,7 +14,6 @@ mod finish;
 mod pipes;
 mod refused;
 
-use super::policy::audit_lines;
 use crate::{
     Global,
     host::{self, DriverArgs},
@@ -206,14 +205,12 @@ async fn run(
     }
     finish.phase("teardown", teardown.elapsed());
     // Who asked for JSON has the sandbox's id, and reads the log by it.
-    if let Some(sandbox) = finish.sandbox.as_deref().filter(|_| !json)
+    if let Some(sandbox) = &finish.sandbox
+        && !json
         && source.policy().borrow().mode() != Mode::None
     {
         host.network.written().await;
-        let lines = audit_lines(&AuditLog::of(&host.data), sandbox)?;
-        if let Some(words) = refused::words(&lines, sandbox) {
-            say!("omnirun: {words}");
-        }
+        refused::say(&AuditLog::of(&host.data), sandbox);
     }
     finish.phase("total", begun.elapsed());
     result

@@ -1,13 +1,27 @@
 //! What a command's network policy did to it, in a line for people: else they see a name that does not resolve, and
 //! nobody says why.
 
+use crate::commands::policy::audit_lines;
 use omnirun_egress_policy::{AuditLine, Verdict};
+use omnirun_store::AuditLog;
+
+/// Says it, if there is anything to say. The command has ended as it has, also where the log cannot be read.
+pub(super) fn say(log: &AuditLog, sandbox: &str) {
+    match audit_lines(log, sandbox) {
+        Ok(lines) => {
+            if let Some(words) = words(&lines, sandbox) {
+                say!("omnirun: {words}");
+            }
+        }
+        Err(error) => say!("omnirun: what the network policy did is not known: {error:#}"),
+    }
+}
 
 /// So many destinations are named.
 const NAMED: usize = 3;
 
 /// The line, if there is anything to say. `sandbox` is what the log is found by.
-pub(super) fn words(lines: &[AuditLine], sandbox: &str) -> Option<String> {
+fn words(lines: &[AuditLine], sandbox: &str) -> Option<String> {
     if lines.iter().any(|line| line.verdict == Verdict::Log) {
         return Some(format!(
             "the network was only logged; the policy that it would have needed: omnirun policy learn {sandbox}"
