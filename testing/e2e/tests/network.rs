@@ -20,7 +20,7 @@ const BOUND: Duration = Duration::from_secs(180);
 
 /// `false`, with a word, where namespaces cannot be had.
 fn may() -> bool {
-    let wrong = omnirun_netns::check().into_iter().find_map(|check| check.problem);
+    let wrong = omnirun_netns::problem();
     if let Some(problem) = &wrong {
         eprintln!("SKIPPED: {problem}");
     }

@@ -101,20 +101,22 @@ async fn measure(host: &host::Host, args: &Args, dir: PathBuf) -> anyhow::Result
     };
     (setup.say)("preparing snapshots");
     let machine = host.engine.prepare(&setup.spec()).await?.machine();
-    let floor = Floor::prepare(host.vmm.clone(), &host.images, &setup.image, machine, &dir)
-        .await
-        .context("cannot prepare the floor")?;
     let mut results = Vec::new();
     let wanted = |group| args.only.is_none_or(|only| only == group);
-    if wanted(Group::Boots) {
-        results.extend(omnirun_bench::boots(&setup, &floor).await?);
-    }
-    if wanted(Group::Calls) {
-        results.extend(omnirun_bench::calls(&setup, &floor).await?);
-        results.push(omnirun_bench::host_side(&setup, args.reference_python.as_deref()).await?);
+    if wanted(Group::Boots) || wanted(Group::Calls) {
+        let floor = Floor::prepare(host.vmm.clone(), &host.images, &setup.image, machine, &dir)
+            .await
+            .context("cannot prepare the floor")?;
+        if wanted(Group::Boots) {
+            results.extend(omnirun_bench::boots(&setup, &floor).await?);
+        }
+        if wanted(Group::Calls) {
+            results.extend(omnirun_bench::calls(&setup, &floor).await?);
+            results.push(omnirun_bench::host_side(&setup, args.reference_python.as_deref()).await?);
+        }
     }
     if wanted(Group::Network) {
-        match omnirun_netns::check().into_iter().find_map(|check| check.problem) {
+        match omnirun_netns::problem() {
             Some(problem) if args.only.is_none() => say!("omnirun bench: no figures of networks: {problem}"),
             Some(problem) => anyhow::bail!("there can be no networks here: {problem}"),
             None => results.extend(omnirun_bench::network(&setup).await?),

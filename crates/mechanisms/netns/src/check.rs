@@ -80,6 +80,12 @@ pub fn check() -> Vec<Check> {
     checks.0
 }
 
+/// Why there can be no networks here: the first thing that is wrong; `None`: there can.
+#[must_use]
+pub fn problem() -> Option<String> {
+    check().into_iter().find_map(|check| check.problem)
+}
+
 struct Checks(Vec<Check>);
 
 impl Checks {

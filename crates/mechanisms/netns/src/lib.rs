@@ -55,7 +55,7 @@ mod tests;
 use ipnet::Ipv4Net;
 
 pub use self::{
-    check::{Check, check},
+    check::{Check, check, problem},
     error::NetError,
     inside::Sockets,
     namespace::{Namespace, NamespaceId},
