@@ -39,12 +39,9 @@ impl Events {
     /// Waits for the next events; `false` if there were none by then.
     pub(crate) fn wait(&self, give_up: Instant) -> bool {
         let left = give_up.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
+        let timeout = Timespec::try_from(left).ok();
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let came = !matches!(poll(&mut fds, Some(&timeout)), Ok(0));
+        let came = !matches!(poll(&mut fds, timeout.as_ref()), Ok(0));
         self.drain();
         came
     }

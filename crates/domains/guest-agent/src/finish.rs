@@ -41,12 +41,9 @@ pub(crate) fn end_processes(sandbox: &Sandbox) -> u32 {
         if left.is_zero() {
             break;
         }
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
+        let timeout = Timespec::try_from(left).ok();
         let mut fds = [PollFd::new(&events, PollFlags::PRI)];
-        let _ = poll(&mut fds, Some(&timeout));
+        let _ = poll(&mut fds, timeout.as_ref());
     }
     count
 }

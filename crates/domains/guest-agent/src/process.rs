@@ -39,12 +39,9 @@ const PIECE: usize = 32 * 1024;
 
 /// Waits until a child has ended; whether it did in time. For what is short, or killed: the loop stands still meanwhile.
 pub(crate) fn ends_within(child: &Child, limit: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: limit.as_secs() as i64,
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    };
+    let timeout = Timespec::try_from(limit).ok();
     let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
+    matches!(poll(&mut fds, timeout.as_ref()), Ok(n) if n > 0)
 }
 
 /// What the process is for.

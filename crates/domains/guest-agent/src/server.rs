@@ -194,13 +194,8 @@ impl Agent {
             .chain(rest)
             .chain(self.syncer.next_deadline())
             .min();
-        let timeout = deadline.map(|d| {
-            let left = d.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: i64::from(left.subsec_nanos()),
-            }
-        });
+        let timeout =
+            deadline.and_then(|d| Timespec::try_from(d.saturating_duration_since(Instant::now())).ok());
         poll(&mut fds, timeout.as_ref())?;
         let ready = fds.iter().zip(tokens).filter(|(fd, _)| !fd.revents().is_empty());
         Ok(ready.map(|(_, token)| token).collect())

@@ -5,7 +5,7 @@
 
 use super::Received;
 use rustix::{
-    event::epoll,
+    event::{Timespec, epoll},
     fs::{Mode, OFlags},
     io::Errno,
 };
@@ -69,11 +69,7 @@ impl Serial {
                 flags: epoll::EventFlags::empty(),
                 data: epoll::EventData::new_u64(0),
             }];
-            let now = rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let _ = epoll::wait(&self.changes, &mut events, Some(&now));
+            let _ = epoll::wait(&self.changes, &mut events, Some(&Timespec::default()));
         }
         let received = match rustix::io::read(&self.fd, buffer) {
             Ok(0) => Received::Gone,

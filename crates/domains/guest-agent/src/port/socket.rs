@@ -160,10 +160,7 @@ mod tests {
 
     /// What the loop would be woken by now: callers, the connection.
     fn wakes(socket: &Socket) -> (bool, bool) {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = Timespec::default();
         let is_ready = |fd: Option<BorrowedFd<'_>>| {
             fd.is_some_and(|fd| {
                 let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];

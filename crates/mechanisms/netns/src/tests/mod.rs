@@ -100,10 +100,7 @@ fn within(address: &str, time: Duration) -> io::Result<TcpStream> {
 /// The next connection of a listener, which may be non-blocking.
 fn accept(listener: &OwnedFd) -> TcpStream {
     let mut wait = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-    let timeout = Timespec {
-        tv_sec: LONG.as_secs().try_into().unwrap(),
-        tv_nsec: 0,
-    };
+    let timeout = Timespec::try_from(LONG).unwrap();
     assert_eq!(poll(&mut wait, Some(&timeout)).unwrap(), 1, "no connection came");
     let (stream, _) = TcpListener::from(listener.try_clone().unwrap()).accept().unwrap();
     stream.set_nonblocking(false).unwrap();
@@ -114,10 +111,7 @@ fn accept(listener: &OwnedFd) -> TcpStream {
 /// Whether nothing can be read from a socket for a short time.
 fn silent(socket: impl AsFd) -> bool {
     let mut wait = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: SHORT.as_nanos().try_into().unwrap(),
-    };
+    let timeout = Timespec::try_from(SHORT).unwrap();
     poll(&mut wait, Some(&timeout)).unwrap() == 0
 }
 

@@ -83,10 +83,7 @@ fn a_shell_that_gave_its_output_away_does_not_keep_the_loop_busy() {
         .fds()
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = Timespec::default();
     assert_eq!(poll(&mut fds, Some(&now)).unwrap(), 0, "nothing is ready");
     drop(fds);
     bash.cancel(1);
