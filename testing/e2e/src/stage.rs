@@ -121,6 +121,11 @@ impl Report {
         );
     }
 
+    /// Fails, with what was wrong, if not all sessions have ended. What came of their calls is another question.
+    pub fn assert_ended(&self, log: &Worker) {
+        assert!(self.0["ended"] == true, "{:#}\n{}", self.0["failures"], log.log());
+    }
+
     /// Its sessions.
     pub fn sessions(&self) -> &[Value] {
         self.0["sessions"].as_array().expect("sessions")

@@ -214,7 +214,8 @@ fn a_place_that_is_no_data_folder_is_refused_and_left_alone() {
     );
     // A layout of a later version.
     let private = private_data();
-    assert_eq!(run(&mut omnirun_in(private.path(), ["clean"])).0, 0);
+    let (code, _, err) = run(&mut omnirun_in(private.path(), ["clean"]));
+    assert_eq!(code, 0, "{err}");
     fs::write(private.path().join("layout"), "99\n").expect("it is ours");
     let (code, _, err) = run(&mut omnirun_in(private.path(), RUN));
     assert_eq!((code, err.lines().count()), (125, 1), "{err}");

@@ -42,7 +42,7 @@ struct Plan {
 impl Plan {
     /// Only a listed name is open to it.
     fn listed(asks: &'static str) -> Self {
-        let listed = (zone::LISTED.0.to_owned(), 80, true);
+        let listed = (zone::LISTED.0, 80);
         let not = [
             (PUBLIC, 80),
             (PUBLIC, 8000),
@@ -60,20 +60,20 @@ impl Plan {
             (router.as_str(), 80),
             (host.as_str(), HOST_PORTS[0]),
         ];
-        Self::new(None, (PUBLIC.to_owned(), 8000, true), &not)
+        Self::new(None, (PUBLIC, 8000), &not)
     }
 
-    fn new(asks: Option<&'static str>, may: (String, u16, bool), not: &[(&str, u16)]) -> Self {
-        let not = not.iter().map(|(host, port)| ((*host).to_owned(), *port, false));
-        let way = |(host, port, may)| Way {
-            host,
+    fn new(asks: Option<&'static str>, may: (&str, u16), not: &[(&str, u16)]) -> Self {
+        let way = |(host, port): (&str, u16), may| Way {
+            host: host.to_owned(),
             port,
             nonce: Nonce::random(),
             may,
         };
+        let not = not.iter().map(|to| way(*to, false));
         Self {
             asks,
-            ways: not.chain([may]).map(way).collect(),
+            ways: not.chain([way(may, true)]).collect(),
         }
     }
 
@@ -239,13 +239,7 @@ async fn random_deaths(lab: Lab) {
         }
     }
     let report = sim.wait(&mut worker, 10 * BOUND);
-    assert_eq!(
-        report.0["ended"],
-        true,
-        "{:#}\n{}",
-        report.0["failures"],
-        worker.log()
-    );
+    report.assert_ended(&worker);
     assert_arrived(&lab, &plans, |_| true);
     worker.kill();
     let (code, _, err) = run(&mut omnirun_in(data, ["clean"]));

@@ -336,7 +336,8 @@ fn whatever_is_killed_when_the_next_command_leaves_nothing_of_it() {
     let (_, would, _) = run(&mut omnirun_in(dir, ["clean", "--dry-run"]));
     assert!(would.contains("is dead") && would.contains("sbx_"), "{would}");
     assert_eq!(vmms_of(dir).len(), 1, "a dry run touches nothing");
-    assert_eq!(run(&mut omnirun_in(dir, ["run", "--", "true"])).0, 0);
+    let (code, _, err) = run(&mut omnirun_in(dir, ["run", "--", "true"]));
+    assert_eq!(code, 0, "{err}");
     assert_eq!(footprint_of(dir), Vec::<String>::new());
 }
 
@@ -347,8 +348,9 @@ fn started_in(command: &mut Command) -> (Child, BufReader<std::process::ChildStd
 #[test]
 fn many_sandboxes_one_after_the_other_leave_nothing() {
     let private = private_data();
-    for _ in 0..20 {
-        assert_eq!(run(&mut omnirun_in(private.path(), ["run", "--", "true"])).0, 0);
+    for round in 0..20 {
+        let (code, _, err) = run(&mut omnirun_in(private.path(), ["run", "--", "true"]));
+        assert_eq!(code, 0, "round {round}: {err}");
     }
     wait_until("nothing is left", Duration::from_secs(5), || {
         footprint_of(private.path()).is_empty()

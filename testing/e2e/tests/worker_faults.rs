@@ -234,13 +234,7 @@ fn a_round_of_sessions_with_random_faults_answers_each_call_once_and_runs_none_t
         }
     }
     let report = sim.wait(&mut worker, bound);
-    assert_eq!(
-        report.0["ended"],
-        true,
-        "{:#}\n{}",
-        report.0["failures"],
-        worker.log()
-    );
+    report.assert_ended(&worker);
     assert!(killed_vmms > 0);
     answered_once(&report);
     let mut cut = 0;

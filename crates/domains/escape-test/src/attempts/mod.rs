@@ -160,9 +160,7 @@ impl Attempt {
             phase: Phase::Main,
         }
     }
-}
 
-impl Attempt {
     /// It is expected to have this outcome.
     fn expect(&mut self, expect: Expect) -> &mut Self {
         self.expect = expect;

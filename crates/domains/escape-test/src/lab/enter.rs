@@ -80,7 +80,6 @@ pub fn again<S: AsRef<std::ffi::OsStr> + Sync>(arguments: &[S]) -> Result<ExitSt
 ///
 /// # Panics
 /// If the test does, or there is no lab.
-#[allow(clippy::expect_used, reason = "a test's failure is a panic")]
 pub fn test<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Lab) -> F) {
     if !inside() {
         if !rustix::process::geteuid().is_root() {
