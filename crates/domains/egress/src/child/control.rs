@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 
 /// A guest with the tasks that run its lanes.
 struct Served {
@@ -32,10 +32,10 @@ struct Served {
 }
 
 /// Follows orders until the owner is gone; says why it ends if that is not it.
-pub(super) async fn run(channel: OwnedFd, workers: usize) -> io::Result<()> {
+pub(super) async fn run(channel: OwnedFd, lanes: usize, crowd: Handle) -> io::Result<()> {
     let channel = Channel::new(channel)?;
     let (events, outbox) = Events::new();
-    let process = Arc::new(Process::new(events, workers));
+    let process = Arc::new(Process::new(events, lanes, crowd));
     process.events.say(Event::Ready);
     tokio::select! {
         // Whichever ends first ends the process.

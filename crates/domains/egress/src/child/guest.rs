@@ -100,7 +100,7 @@ impl Guest {
             setups: Arc::new(Semaphore::new(caps.setups)),
             lookups: Arc::new(Semaphore::new(caps.lookups)),
             queries: Mutex::new(Bucket::new(per_second, 4 * per_second)),
-            lanes: Lanes::new(process.lanes, id, &process.company, tasks),
+            lanes: Lanes::new(process.lanes, &process.crowd, tasks),
             end: CancellationToken::new(),
             begins: Mutex::new(Bucket::new(FLOWS_PER_SECOND, caps.connections as u64)),
             slots: Arc::new(Semaphore::new(caps.connections + MORE_SLOTS)),

@@ -6,73 +6,33 @@
 //! its thread after a few hundred microseconds (the budget that tokio gives a task, of which a step of
 //! [`super::relay`] takes a share by its size). With two threads, one guest keeps one of them busy at most.
 //!
-//! That is half of the machine's processors still, and a crowd keeps others busy outside of here, with both ends of its
-//! connections. So a lane with many connections rests after its turns while another guest is being served too, four times
-//! as long as they took: a fifth of a thread moves more than most links. (`examples/proxy_bench.rs`, "fairness".)
+//! While a guest has many tasks under way, its lanes run on threads of their own, which give way to all others (nice(2)).
+//! Else the scheduler would count what the threads do for a crowd against every guest that they serve: whoever comes next
+//! waits until somebody else has had as much. (`examples/proxy_bench.rs`, "fairness".)
 
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    task::{Context, Poll},
 };
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     task::{JoinSet, coop},
-    time::Sleep,
 };
 
-/// More connections than a program has that fetches something. (Each is some two tasks.)
+/// More than a program has that fetches something. (A connection is some two.)
 const MANY: usize = 32;
-/// It rests when its turns took so much.
-const TURNS: Duration = Duration::from_millis(2);
-/// And so many times as long.
-const REST: u32 = 4;
-/// But no longer than this.
-const LONGEST: Duration = Duration::from_millis(40);
-/// A guest that ran within this time is being served.
-const LATELY: Duration = Duration::from_millis(50);
+/// And so few that it is no crowd any more.
+const FEW: usize = MANY / 2;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Whether several guests are being served at a time.
-#[derive(Debug)]
-pub(super) struct Company {
-    begun: tokio::time::Instant,
-    /// Who ran last, and when: milliseconds, as all times here.
-    latest: AtomicU64,
-    at: AtomicU64,
-    /// When somebody else did.
-    others: AtomicU64,
-}
-
-impl Company {
-    pub(super) fn new() -> Self {
-        Self {
-            begun: tokio::time::Instant::now(),
-            latest: AtomicU64::new(u64::MAX),
-            at: AtomicU64::new(0),
-            others: AtomicU64::new(0),
-        }
-    }
-
-    /// This guest runs; whether another has, lately.
-    fn others_than(&self, guest: u64) -> bool {
-        let now = self.begun.elapsed().as_millis() as u64;
-        let before = self.at.swap(now, Ordering::Relaxed);
-        // That two threads may do so at once makes it a guess at times, and no more hangs on it.
-        if self.latest.swap(guest, Ordering::Relaxed) != guest {
-            self.others.store(before, Ordering::Relaxed);
-        }
-        let since = now.saturating_sub(self.others.load(Ordering::Relaxed));
-        since < LATELY.as_millis() as u64
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -80,26 +40,28 @@ pub(super) struct Lanes {
     // As many as there are connections and what belongs to them, which are counted elsewhere.
     lanes: Vec<mpsc::UnboundedSender<Work>>,
     next: AtomicUsize,
+    /// What is under way in all of them.
+    running: Arc<AtomicUsize>,
 }
 
 impl Lanes {
-    /// So many of a guest's, run by these tasks.
-    pub(super) fn new(count: usize, guest: u64, company: &Arc<Company>, tasks: &mut JoinSet<()>) -> Self {
+    /// So many of a guest's, run by these tasks, and on the threads of `crowd` while there is much to run.
+    pub(super) fn new(count: usize, crowd: &Handle, tasks: &mut JoinSet<()>) -> Self {
+        let running = Arc::new(AtomicUsize::new(0));
         let lane = |_| {
             let (sender, work) = mpsc::unbounded_channel();
-            tasks.spawn(Lane {
-                guest,
-                company: Arc::clone(company),
+            let lane = Lane {
                 work,
-                running: FuturesUnordered::new(),
-                took: Duration::ZERO,
-                rest: None,
-            });
+                here: FuturesUnordered::new(),
+                running: Arc::clone(&running),
+            };
+            tasks.spawn(lane.run(crowd.clone()));
             sender
         };
         Self {
             lanes: (0..count).map(lane).collect(),
             next: AtomicUsize::new(0),
+            running,
         }
     }
 
@@ -107,6 +69,7 @@ impl Lanes {
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let lane = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len().max(1);
         if let Some(lane) = self.lanes.get(lane) {
+            self.running.fetch_add(1, Ordering::Relaxed);
             // Gone only when the guest is being let go, and this with it.
             let _ = lane.send(Box::pin(work));
         }
@@ -114,17 +77,51 @@ impl Lanes {
 }
 
 struct Lane {
-    guest: u64,
-    company: Arc<Company>,
     work: mpsc::UnboundedReceiver<Work>,
-    running: FuturesUnordered<Sliced>,
-    /// What its turns took since it last rested.
-    took: Duration,
-    rest: Option<Pin<Box<Sleep>>>,
+    here: FuturesUnordered<Sliced>,
+    running: Arc<AtomicUsize>,
+}
+
+/// Why a lane stops for now.
+enum Stop {
+    /// There will be no more work.
+    Over,
+    /// It is to go on on other threads.
+    Elsewhere,
 }
 
 impl Lane {
-    /// A turn. Ready when there will be no more work.
+    async fn run(mut self, crowd: Handle) {
+        while let Stop::Elsewhere = self.turns(|running| running >= MANY).await {
+            // Ends with this task.
+            let mut there = JoinSet::new();
+            let lane = async move {
+                let stop = self.turns(|running| running < FEW).await;
+                (self, stop)
+            };
+            there.spawn_on(lane, &crowd);
+            match there.join_next().await {
+                Some(Ok((lane, Stop::Elsewhere))) => self = lane,
+                _ => return,
+            }
+        }
+    }
+
+    /// Turns, until so much runs that it is to be elsewhere.
+    async fn turns(&mut self, elsewhere: fn(usize) -> bool) -> Stop {
+        poll_fn(|cx| {
+            if self.turn(cx).is_ready() {
+                return Poll::Ready(Stop::Over);
+            }
+            match elsewhere(self.running.load(Ordering::Relaxed)) {
+                true => Poll::Ready(Stop::Elsewhere),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Ready when there will be no more work.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Poll::Ready(more) = self.work.poll_recv(cx) {
             let Some(more) = more else {
@@ -132,40 +129,10 @@ impl Lane {
             };
             // A panic ends what panicked, and is told of by the process's hook.
             let guarded = AssertUnwindSafe(more).catch_unwind().map(drop);
-            self.running.push(Sliced(Box::pin(guarded)));
+            self.here.push(Sliced(Box::pin(guarded)));
         }
-        while let Poll::Ready(Some(())) = self.running.poll_next_unpin(cx) {}
-        Poll::Pending
-    }
-
-    /// How long to rest after a turn, if at all.
-    fn rest_after(&mut self, turn: Duration) -> Option<Duration> {
-        self.took += turn;
-        (self.took >= TURNS).then(|| (REST * std::mem::take(&mut self.took)).min(LONGEST))
-    }
-}
-
-impl Future for Lane {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(rest) = &mut self.rest {
-            ready!(rest.as_mut().poll(cx));
-            self.rest = None;
-        }
-        let has_company = self.company.others_than(self.guest);
-        if !has_company || self.running.len() < MANY {
-            return self.turn(cx);
-        }
-        let begun = Instant::now();
-        if self.turn(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if let Some(rest) = self.rest_after(begun.elapsed()) {
-            let mut rest = Box::pin(tokio::time::sleep(rest));
-            // To be woken when it is over: at once if there is no budget for that either.
-            let _ = rest.as_mut().poll(cx);
-            self.rest = Some(rest);
+        while let Poll::Ready(Some(())) = self.here.poll_next_unpin(cx) {
+            self.running.fetch_sub(1, Ordering::Relaxed);
         }
         Poll::Pending
     }
@@ -191,18 +158,16 @@ impl Future for Sliced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        future::poll_fn,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, AtomicU64},
-        },
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
     };
+    use tokio::sync::watch;
 
     #[tokio::test]
     async fn what_is_busy_gives_way() {
         let mut tasks = JoinSet::new();
-        let lanes = Lanes::new(1, 1, &Arc::new(Company::new()), &mut tasks);
+        let lanes = Lanes::new(1, &Handle::current(), &mut tasks);
         let (stop, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         for _ in 0..1000 {
             let (stop, steps) = (Arc::clone(&stop), Arc::clone(&steps));
@@ -239,61 +204,55 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_crowd_rests_while_another_guest_is_served() {
-        let (mut tasks, company) = (JoinSet::new(), Arc::new(Company::new()));
-        let lanes = Lanes::new(1, 1, &company, &mut tasks);
-        let steps = Arc::new(AtomicU64::new(0));
-        for _ in 0..MANY {
-            let steps = Arc::clone(&steps);
+    #[test]
+    fn a_crowd_runs_on_threads_of_its_own() {
+        let threads = |name: &str| {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).thread_name(name).build().unwrap()
+        };
+        let (main, crowd) = (threads("main"), threads("crowd"));
+        let _main = main.enter();
+        let mut tasks = JoinSet::new();
+        let lanes = Lanes::new(2, crowd.handle(), &mut tasks);
+        let (tell, told) = std::sync::mpsc::channel();
+        // Says where it runs, and again whenever it is asked; ends when nobody can ask it any more.
+        let run = |n: usize, asked: &watch::Receiver<()>| {
+            let (mut asked, tell) = (asked.clone(), tell.clone());
             lanes.spawn(async move {
                 loop {
-                    let begun = Instant::now();
-                    while begun.elapsed() < TURNS / 8 {}
-                    steps.fetch_add(1, Ordering::Relaxed);
-                    coop::consume_budget().await;
-                    tokio::task::yield_now().await;
+                    let _ = tell.send((n, std::thread::current().name().map(str::to_owned)));
+                    if asked.changed().await.is_err() {
+                        return;
+                    }
                 }
             });
-        }
-        // Whether it works in each of some rounds. Time stands still meanwhile.
-        let works = async |served: u64| {
-            let mut each = true;
-            for _ in 0..4 {
-                company.others_than(served);
-                let before = steps.load(Ordering::Relaxed);
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-                each &= steps.load(Ordering::Relaxed) > before;
-            }
-            each
         };
-        works(1).await;
-        tokio::time::advance(LONGEST).await;
-        works(2).await;
-        assert!(!works(2).await);
-        tokio::time::advance(LATELY).await;
-        assert!(works(1).await, "rested, and alone");
-    }
-
-    #[test]
-    fn company_is_another_guest_that_ran_lately() {
-        let mut company = Company::new();
-        let pass = |company: &mut Company| company.begun -= 2 * LATELY;
-        company.others_than(1);
-        pass(&mut company);
-        assert!(!company.others_than(1));
-        assert!(company.others_than(2));
-        assert!(company.others_than(1));
-        pass(&mut company);
-        assert!(!company.others_than(2), "the other ran long ago");
-        assert!(company.others_than(1));
+        let comes_to = |n: usize, thread: &str, ask: &watch::Sender<()>| {
+            while told.recv().unwrap() != (n, Some(thread.to_owned())) {
+                ask.send_replace(());
+            }
+        };
+        let (ask, asked) = watch::channel(());
+        for n in 0..MANY - 1 {
+            run(n, &asked);
+            assert_eq!(told.recv().unwrap(), (n, Some("main".to_owned())));
+        }
+        // With the last one all go, those that were there before included.
+        run(MANY - 1, &asked);
+        for n in 0..MANY {
+            ask.send_replace(());
+            comes_to(n, "crowd", &ask);
+        }
+        drop((ask, asked));
+        let (ask, asked) = watch::channel(());
+        run(MANY, &asked);
+        comes_to(MANY, "main", &ask);
     }
 
     #[tokio::test]
     async fn a_panic_is_nobody_elses() {
         let mut tasks = JoinSet::new();
-        let lanes = Lanes::new(1, 1, &Arc::new(Company::new()), &mut tasks);
+        let lanes = Lanes::new(1, &Handle::current(), &mut tasks);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         lanes.spawn(async { panic!("on purpose") });
         lanes.spawn(async move {

@@ -166,6 +166,9 @@ fn allowed() -> io::Result<BpfProgram> {
     // A panic's way out, to itself alone.
     let own = std::process::id().cast_signed();
     rules.insert(libc::SYS_tgkill, one_of(0, &[own])?);
+    // A thread's own, which without capabilities it can only lower.
+    let own = rule(vec![is(0, libc::PRIO_PROCESS as i32), is(1, 0)])?;
+    rules.insert(libc::SYS_setpriority, vec![own]);
     // Limits are asked for, of itself, and not set.
     let ask = rule(vec![
         is(0, 0),

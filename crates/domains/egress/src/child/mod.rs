@@ -5,7 +5,7 @@
 //!                                    | attach
 //!                                    v
 //!           guest: policy, flows, what it may use, its names and answers
-//!             | 4 sockets; everything runs in the guest's lanes
+//!             | 4 sockets; everything runs in the guest's lanes, what is many on threads that give way
 //!             |- dns (UDP, TCP) ------> names -> upstream        "let these addresses through" -> owner
 //!             |- transparent ---------> peek / http -> dial ---> relay
 //!             `- explicit ------------> http -------> dial ---> relay
@@ -35,6 +35,7 @@ mod relay;
 mod transparent;
 mod upstream;
 
+use rustix::process::setpriority_process;
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -42,9 +43,13 @@ use std::{
     process::ExitCode,
     thread,
 };
+use tokio::runtime;
 
 /// Threads that move bytes. More would serve more guests at once, and each is one that the host's own work has less.
 const MOST_WORKERS: usize = 4;
+
+/// How much the threads for what is many give way to others (sched(7): a tenth of the weight).
+const CROWD: i32 = 10;
 
 /// Turns of tasks between two looks at what has happened.
 const EVERY: u32 = 4;
@@ -72,16 +77,25 @@ fn run() -> io::Result<()> {
     // Asks for the control group's share as well, so before the files are gone.
     let workers = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_WORKERS));
     lockdown::enter()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+    let threads = |count| {
+        let mut runtime = runtime::Builder::new_multi_thread();
         // A lane's turn is long, so it is looked for events and woken tasks every few of them, not every 61.
-        .event_interval(EVERY)
-        .global_queue_interval(EVERY)
-        .enable_all()
+        runtime.event_interval(EVERY).global_queue_interval(EVERY);
+        runtime.worker_threads(count).enable_all();
+        runtime
+    };
+    let lanes = (workers / 2).max(1);
+    let crowd = threads(lanes)
+        .on_thread_start(|| {
+            // Linux's is about the calling thread. Where it is refused, a crowd is as good as anybody.
+            let _ = setpriority_process(None, CROWD);
+        })
         .build()?;
-    let result = runtime.block_on(control::run(channel, workers));
+    let main = threads(workers).build()?;
+    let result = main.block_on(control::run(channel, lanes, crowd.handle().clone()));
     // Whatever is still under way ends with the process.
-    runtime.shutdown_background();
+    main.shutdown_background();
+    crowd.shutdown_background();
     result
 }
 

@@ -1,9 +1,9 @@
 //! What all guests share.
 
-use super::{events::Events, lanes::Company, relay::Pipes, upstream::Upstream};
+use super::{events::Events, relay::Pipes, upstream::Upstream};
 use rustix::process::Resource;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 /// Descriptors that are kept for other things than connections: the guests' own sockets, lookups, pipes.
 const RESERVED: u64 = 4096;
@@ -17,15 +17,15 @@ pub(super) struct Process {
     pub(super) pipes: Pipes,
     /// How many threads a guest keeps busy at most.
     pub(super) lanes: usize,
-    /// Who else is being served.
-    pub(super) company: Arc<Company>,
+    /// The threads for what is many.
+    pub(super) crowd: Handle,
     /// Connections of all guests: so many that descriptors do not run out.
     pub(super) connections: Arc<Semaphore>,
     upstream: RwLock<Arc<Upstream>>,
 }
 
 impl Process {
-    pub(super) fn new(events: Events, workers: usize) -> Self {
+    pub(super) fn new(events: Events, lanes: usize, crowd: Handle) -> Self {
         let most = rustix::process::getrlimit(Resource::Nofile)
             .current
             .unwrap_or(1024);
@@ -33,8 +33,8 @@ impl Process {
         Self {
             events,
             pipes: Pipes::default(),
-            lanes: (workers / 2).max(1),
-            company: Arc::new(Company::new()),
+            lanes,
+            crowd,
             connections: Arc::new(Semaphore::new(for_connections as usize)),
             upstream: RwLock::default(),
         }

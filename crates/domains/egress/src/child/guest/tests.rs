@@ -16,7 +16,7 @@ fn guest(id: u64, process: &Arc<Process>) -> Arc<Guest> {
 #[tokio::test(start_paused = true)]
 async fn whoever_has_no_place_for_a_line_waits_and_nobody_else_does() {
     let (events, outbox) = Events::new();
-    let process = Arc::new(Process::new(events, 2));
+    let process = Arc::new(Process::new(events, 1, tokio::runtime::Handle::current()));
     let (noisy, other) = (guest(1, &process), guest(2, &process));
     // Nobody reads the lines.
     for _ in 0..8 + MORE_SLOTS {
@@ -40,7 +40,7 @@ async fn whoever_has_no_place_for_a_line_waits_and_nobody_else_does() {
 #[tokio::test(start_paused = true)]
 async fn flows_begin_no_faster_than_they_may() {
     let (events, _outbox) = Events::new();
-    let process = Arc::new(Process::new(events, 2));
+    let process = Arc::new(Process::new(events, 1, tokio::runtime::Handle::current()));
     let guest = guest(1, &process);
     let begun = tokio::time::Instant::now();
     for _ in 0..1000 {
